@@ -1,0 +1,144 @@
+import numpy as np
+import pytest
+import torch
+
+from tests.unit.embed.builders import collate, random_sequences, random_state
+from virnucpro.embed.engine import Engine
+from virnucpro.embed.step import StepShape
+from virnucpro.model.esm2 import PackedESM2
+
+TOKENS, LONGEST = 1024, 256
+
+
+def make_engine(model, **options):
+    return Engine(model, StepShape.for_lengths(TOKENS, 64, LONGEST), [1, 3], **options)
+
+
+def packed(sequences):
+    """Sequences in batches of at most the shape's tokens, in the order given."""
+    batches, used = [[]], 0
+    for index, sequence in sequences:
+        if used + len(sequence) > TOKENS:
+            batches.append([])
+            used = 0
+        batches[-1].append((index, sequence))
+        used += len(sequence)
+    return batches
+
+
+def embed_all(engine, sequences):
+    rows = {}
+    for batch in packed(sequences):
+        pooled = engine.embed(collate([s for _, s in batch])).pooled
+        rows |= {index: pooled[i] for i, (index, _) in enumerate(batch)}
+    return rows
+
+
+def test_a_sequence_has_the_same_bits_whatever_is_packed_with_it(model):
+    engine = make_engine(model)
+    sequences = list(enumerate(random_sequences(60)))
+    shuffled = [sequences[i] for i in np.random.default_rng(1).permutation(60)]
+    first, second = embed_all(engine, sequences), embed_all(engine, shuffled)
+    alone = {i: engine.embed(collate([s])).pooled[0] for i, s in sequences[:10]}
+    assert all(np.array_equal(first[i], second[i]) for i in first)
+    assert all(np.array_equal(first[i], alone[i]) for i in alone)
+
+
+def test_pooled_rows_are_the_means_of_the_layers_asked_for(model):
+    sequence = random_sequences(1)[0]
+    batch = collate([sequence])
+    pooled = make_engine(model).embed(batch).pooled
+    hidden = model(sequence, batch["position_ids"], batch["cu_seqlens"], LONGEST, [1, 3])
+    expected = np.stack([hidden[layer][1:-1].mean(0).numpy() for layer in (1, 3)])
+    np.testing.assert_allclose(pooled[0], expected, atol=1e-5)
+
+
+class OutOfMemoryAbove:
+    """A forward pass that runs out of memory when a step has more than `limit` tokens."""
+
+    def __init__(self, engine, limit):
+        self.forward, self.limit, self.sizes = engine.forward, limit, []
+
+    def __call__(self, step, shape, model=None):
+        self.sizes.append(shape.tokens)
+        if shape.tokens > self.limit:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return self.forward(step, shape, model)
+
+
+def test_step_out_of_memory_is_split_and_loses_nothing(model, monkeypatch):
+    engine = make_engine(model)
+    sequences = random_sequences(8)
+    whole = engine.embed(collate(sequences)).pooled
+    forward = OutOfMemoryAbove(engine, 300)
+    monkeypatch.setattr(engine, "forward", forward)
+    result = engine.embed(collate(sequences))
+    assert result.splits > 0
+    assert result.failures == []
+    np.testing.assert_allclose(result.pooled, whole, atol=1e-5)
+    assert forward.sizes[:2] == [TOKENS, TOKENS // 2]
+
+
+def test_one_sequence_out_of_memory_is_quarantined_with_the_reason(model, monkeypatch):
+    engine = make_engine(model)
+    monkeypatch.setattr(engine, "forward", OutOfMemoryAbove(engine, 0))
+    result = engine.embed(collate(random_sequences(3)))
+    assert [f.reason for f in result.failures] == ["out_of_memory"] * 3
+    assert sorted(f.index for f in result.failures) == [0, 1, 2]
+    assert np.isnan(result.pooled).all()
+
+
+def test_other_device_errors_end_the_run(model, monkeypatch):
+    engine = make_engine(model)
+
+    def broken(*_arguments):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(engine, "forward", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        engine.embed(collate(random_sequences(3)))
+
+
+def overflowing_state(config):
+    """Weights whose activations pass float16's range but not float32's."""
+    state = random_state(config)
+    state["layers.0.fc2.weight"] = state["layers.0.fc2.weight"] * 3e5
+    return state
+
+
+def test_row_that_overflows_is_computed_again_in_float32(config):
+    state = overflowing_state(config)
+    half = PackedESM2.from_state_dict(config, state, dtype=torch.float16)
+    exact = PackedESM2.from_state_dict(config, state)
+    calls = []
+
+    def load():
+        calls.append(1)
+        return exact
+
+    sequences = random_sequences(4)
+    result = Engine(half, StepShape.for_lengths(TOKENS, 64, LONGEST), [1], load).embed(
+        collate(sequences)
+    )
+    assert result.recomputed == 4
+    assert result.failures == []
+    assert len(calls) == 1
+    reference = Engine(exact, StepShape.for_lengths(TOKENS, 64, LONGEST), [1])
+    np.testing.assert_allclose(
+        result.pooled, reference.embed(collate(sequences)).pooled, rtol=1e-4, atol=1e-2
+    )
+
+
+def test_row_that_is_not_finite_in_float32_is_quarantined_alone(config):
+    state = random_state(config)
+    state["embed_tokens.weight"][10] = torch.nan
+    model = PackedESM2.from_state_dict(config, state)
+    sequences = random_sequences(6)
+    for i, sequence in enumerate(sequences):
+        sequence[sequence == 10] = 11
+        if i == 2:
+            sequence[1] = 10
+    result = make_engine(model).embed(collate(sequences))
+    assert [(f.index, f.reason) for f in result.failures] == [(2, "not_finite")]
+    assert np.isnan(result.pooled[2]).all()
+    assert np.isfinite(np.delete(result.pooled, 2, axis=0)).all()

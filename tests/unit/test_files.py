@@ -1,0 +1,98 @@
+import json
+import os
+
+import pytest
+
+from virnucpro import files
+from virnucpro.errors import DataError
+
+
+def test_target_appears_only_when_whole(tmp_path):
+    target = tmp_path / "deep" / "a.txt"
+    with files.atomic_path(target) as temporary:
+        temporary.write_text("half")
+        assert not target.exists()
+        assert temporary.parent == target.parent
+    assert target.read_text() == "half"
+    assert os.listdir(target.parent) == ["a.txt"]
+
+
+def test_failed_block_leaves_old_target_and_no_temporary_file(tmp_path):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), files.atomic_path(target) as temporary:
+        temporary.write_text("new")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_two_writers_of_one_target_do_not_meet(tmp_path):
+    target = tmp_path / "a.txt"
+    with files.atomic_path(target) as one, files.atomic_path(target) as two:
+        assert one != two
+        one.write_text("same")
+        two.write_text("same")
+    assert target.read_text() == "same"
+
+
+def test_data_and_folder_are_synced_before_and_after_the_rename(tmp_path, monkeypatch):
+    calls = []
+    real_fsync, real_replace = os.fsync, files.Path.replace
+
+    def fsync(descriptor):
+        calls.append("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file")
+        return real_fsync(descriptor)
+
+    def replace(self, target):
+        calls.append("rename")
+        return real_replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(files.Path, "replace", replace)
+    files.write_bytes(tmp_path / "a", b"x")
+    assert calls == ["file", "rename", "folder"]
+
+
+def test_long_target_names_still_get_a_temporary_name(tmp_path):
+    target = tmp_path / ("n" * 250)
+    files.write_bytes(target, b"x")
+    assert target.read_bytes() == b"x"
+
+
+def test_json_round_trip_is_byte_deterministic(tmp_path):
+    value = {"b": [1, 2.5, None], "a": "ü"}
+    files.write_json(tmp_path / "1", value)
+    files.write_json(tmp_path / "2", json.loads((tmp_path / "1").read_text()))
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+    assert files.read_json(tmp_path / "1") == value
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff"])
+def test_damaged_json_is_named(tmp_path, content):
+    path = tmp_path / "receipt.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"receipt\.json"):
+        files.read_json(path)
+
+
+def test_missing_json_is_named(tmp_path):
+    with pytest.raises(DataError, match="missing"):
+        files.read_json(tmp_path / "none.json")
+
+
+def test_reserving_more_than_the_disk_has_says_needed_and_free(tmp_path, monkeypatch):
+    def full(*_arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match=r"1,000,000 bytes are needed, [\d,]+ are free"):
+        files.reserve(tmp_path / "big", 1_000_000)
+    assert os.listdir(tmp_path) == []
+
+
+def test_reserving_keeps_what_is_there(tmp_path):
+    path = tmp_path / "array"
+    path.write_bytes(b"header")
+    files.reserve(path, 100)
+    assert path.read_bytes() == b"header" + bytes(94)

@@ -1,0 +1,5 @@
+"""Run the command line as ``python -m virnucpro``."""
+
+from virnucpro.cli import main
+
+main()

@@ -1,0 +1,268 @@
+"""The command line: each command is a thin layer over one function.
+
+The commands stand in the order of the data's way. They print to standard error only, and end with
+0 (done), 1 (failed), 2 (bad input or usage), or 143 (ended by SIGTERM).
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from virnucpro import __version__, formats, log
+from virnucpro.errors import VirnucproError
+
+__all__ = ["cli", "main"]
+
+logger = logging.getLogger("virnucpro.cli")
+
+_file = click.Path(path_type=Path, dir_okay=False)
+_directory = click.Path(path_type=Path, file_okay=False)
+_positive = click.IntRange(min=1)
+
+
+def _format_option(what: str, number: int) -> Any:
+    """Add ``--format``: the caller's format number, refused when it is not the package's."""
+
+    def check(_context: click.Context, _parameter: click.Parameter, value: int | None) -> None:
+        if value is not None:
+            formats.check_format(what, value, number, path="--format")
+
+    return click.option(
+        "--format",
+        type=int,
+        callback=check,
+        expose_value=False,
+        help=f"Refuse to run unless this is the format number in use ({number}).",
+    )
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="virnucpro")
+@click.option("-v", "--verbose", is_flag=True, help="Log details.")
+@click.option("-q", "--quiet", is_flag=True, help="Log warnings and errors only.")
+def cli(verbose: bool, quiet: bool) -> None:
+    """Turn FASTA files of viral proteins into ESM-2 embeddings, packed without padding.
+
+    The Snakemake workflow runs these commands in order; each can be run by hand.
+    """
+    log.configure(1 if verbose else -1 if quiet else 0)
+
+
+@cli.command()
+@click.argument("fasta", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--sample", required=True, help="Name of the sample.")
+@click.option("--shards", required=True, type=_directory, help="Directory of shards to write.")
+@click.option("--records", required=True, type=_file, help="Parquet file of records to write.")
+@click.option("--shard-tokens", type=_positive, default=20_000_000, show_default=True)
+@click.option("--max-invalid-fraction", type=click.FloatRange(0, 1), default=0.5, show_default=True)
+@click.option("--max-record-residues", type=_positive, default=100_000, show_default=True)
+@click.option(
+    "--input-type", type=click.Choice(["protein", "any"]), default="protein", show_default=True
+)
+@click.option(
+    "--duplicate-ids", type=click.Choice(["error", "suffix"]), default="error", show_default=True
+)
+@_format_option("split", formats.SPLIT_FORMAT)
+def split(fasta: tuple[Path, ...], shards: Path, **options: Any) -> None:
+    """Read FASTA files, account for every record, and write shards of distinct sequences.
+
+    Plain, gz, bz2, xz and zst files are told apart by their content; ``-`` is standard input.
+    """
+    from virnucpro.sequences.split import split as split_fasta
+
+    split_fasta(list(fasta), shards_dir=shards, **options)
+
+
+@cli.command()
+@click.argument("shard", type=_file)
+@click.option("--plan", "plan_path", required=True, type=_file, help="Plan to write (Parquet).")
+@click.option("--report", "report_path", required=True, type=_file, help="Efficiency (JSON).")
+@click.option("--token-budget", type=_positive, default=4096, show_default=True)
+@click.option("--max-sequence-length", type=_positive, default=1022, show_default=True)
+@click.option(
+    "--long-sequences", type=click.Choice(["truncate"]), default="truncate", show_default=True
+)
+@click.option("--cache-dir", type=_directory, help="Where plans are kept by their content.")
+@_format_option("plan", formats.PLAN_FORMAT)
+def plan(shard: Path, plan_path: Path, report_path: Path, **options: Any) -> None:
+    """Pack a shard's sequences into batches of a fixed token budget (First-Fit Decreasing)."""
+    from virnucpro.plan.build import plan_shard
+
+    plan_shard(shard, plan_path, report_path, **options)
+
+
+@cli.group()
+def model() -> None:
+    """Fetch and check model weights."""
+
+
+@model.command("fetch")
+@click.argument("source")
+@click.option("--weights", required=True, type=_file, help="Safetensors file to write.")
+@click.option("--receipt", required=True, type=_file, help="Receipt to write (JSON).")
+@click.option("--download-dir", type=_directory, help="Where downloads are kept.")
+@_format_option("model", formats.MODEL_FORMAT)
+def model_fetch(source: str, weights: Path, receipt: Path, download_dir: Path | None) -> None:
+    """Convert weights once to safetensors.
+
+    SOURCE is `demo`, the fair-esm name of an ESM-2 model, a fair-esm .pt file, or a folder in the
+    Hugging Face layout.
+    """
+    from virnucpro.model.weights import fetch_model
+
+    fetch_model(source, weights, receipt, download_dir=download_dir)
+
+
+@model.command("verify")
+@click.argument("weights", type=_file)
+@click.argument("receipt", type=_file)
+def model_verify(weights: Path, receipt: Path) -> None:
+    """Check converted weights against their receipt."""
+    from virnucpro.model.weights import verify_model
+
+    found = verify_model(weights, receipt)
+    logger.info("%s: weights are whole, sha256 %s", found["name"], found["weights_sha256"])
+
+
+@cli.command()
+@click.option("--weights", required=True, type=_file)
+@click.option("--receipt", required=True, type=_file, help="Receipt of the weights.")
+@click.option("--out", required=True, type=_file, help="Token budget to write (JSON).")
+@click.option("--device", default="auto", show_default=True)
+@click.option("--dtype", default="auto", show_default=True)
+@click.option("--plan-token-budget", type=_positive, default=4096, show_default=True)
+@click.option("--max-sequence-length", type=_positive, default=1022, show_default=True)
+@click.option("--cache-dir", type=_directory, help="Where measured rates are kept.")
+@_format_option("token budget", formats.BUDGET_FORMAT)
+def budget(weights: Path, receipt: Path, out: Path, **options: Any) -> None:
+    """Measure how many tokens a step should compute on this device."""
+    from virnucpro.embed.budget import write_measured_budget
+
+    write_measured_budget(weights, receipt, out, **options)
+
+
+@cli.command()
+@click.argument("shard", type=_file)
+@click.option("--plan", required=True, type=_file)
+@click.option("--weights", required=True, type=_file)
+@click.option("--model-receipt", required=True, type=_file)
+@click.option("--budget", required=True, type=_file, help="Measured token budget (JSON).")
+@click.option("--embeddings", required=True, type=_file, help="Array to write (.npy).")
+@click.option("--receipt", required=True, type=_file, help="Receipt to write (JSON).")
+@click.option("--trace", required=True, type=_file, help="Time and memory of each step (TSV).")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--dtype", default="auto", show_default=True)
+@click.option("--layers", type=int, multiple=True, default=(-1,), show_default=True)
+@click.option("--pooling", type=click.Choice(["mean"]), default="mean", show_default=True)
+@click.option(
+    "--output-dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+)
+@click.option("--token-budget", type=_positive, help="Upper limit of the tokens of a step.")
+@_format_option("embeddings", formats.EMBED_FORMAT)
+def embed(**given: Any) -> None:
+    """Run ESM-2 over a planned shard and write one vector a sequence."""
+    from virnucpro.embed.shard import EmbedOptions, ShardFiles, embed_shard
+
+    names = ShardFiles.__dataclass_fields__
+    files = ShardFiles(**{name: given.pop(name) for name in names})
+    embed_shard(files, EmbedOptions(**given))
+
+
+def _exports(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, Path]:
+    """Parse ``--export FORMAT=FILE``."""
+    exports = {}
+    for value in values:
+        name, equals, path = value.partition("=")
+        if not (name and equals and path):
+            raise click.BadParameter(f"{value!r} is not FORMAT=FILE")
+        exports[name] = Path(path)
+    return exports
+
+
+@cli.command()
+@click.option("--shards", "shards_dir", required=True, type=_directory)
+@click.option("--records", required=True, type=_file)
+@click.option("--plans", "plans_dir", required=True, type=_directory)
+@click.option("--embeddings", "embeddings_dir", required=True, type=_directory)
+@click.option("--output", required=True, type=_file, help="AnnData file to write (.h5ad).")
+@click.option("--quarantine", required=True, type=_file, help="Records left out, and why (TSV).")
+@click.option(
+    "--export",
+    "exports",
+    multiple=True,
+    callback=_exports,
+    metavar="FORMAT=FILE",
+    help="Also write parquet, npy or uniprot-h5; may be given several times.",
+)
+@_format_option("merged embeddings", formats.MERGE_FORMAT)
+def merge(**options: Any) -> None:
+    """Bring shard embeddings into input order, and account for every record exactly once."""
+    from virnucpro.store.merge import merge as merge_shards
+
+    merge_shards(**options)
+
+
+@cli.group()
+def report() -> None:
+    """Report what is planned, and what came to pass."""
+
+
+@report.command("plans")
+@click.option("--shards", "shards_dir", required=True, type=_directory)
+@click.option("--plans", "plans_dir", required=True, type=_directory)
+@click.option("--json", "json_path", required=True, type=_file)
+@click.option("--tsv", "tsv_path", required=True, type=_file)
+@click.option("--cache-dir", type=_directory, help="Where measured rates are kept.")
+@_format_option("report", formats.REPORT_FORMAT)
+def report_plans(**options: Any) -> None:
+    """Sum the plans of all shards: efficiency and estimated time, before a GPU is taken."""
+    from virnucpro.store.report import plans_report
+
+    plans_report(**options)
+
+
+@report.command("run")
+@click.option("--shards", "shards_dir", required=True, type=_directory)
+@click.option("--plans", "plans_dir", required=True, type=_directory)
+@click.option("--embeddings", "embeddings_dir", required=True, type=_directory)
+@click.option("--records", required=True, type=_file)
+@click.option("--quarantine", required=True, type=_file)
+@click.option("--json", "json_path", required=True, type=_file)
+@click.option("--tsv", "tsv_path", required=True, type=_file)
+@click.option("--figures", "figures_dir", required=True, type=_directory)
+@_format_option("report", formats.REPORT_FORMAT)
+def report_run(**options: Any) -> None:
+    """Compare plan and run, with figures."""
+    from virnucpro.store.report import run_report
+
+    run_report(**options)
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """End at once but in order: temporary files are removed on the way out."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def main() -> None:
+    """Run the command line and turn the package's errors into a sentence and an exit status."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        cli(prog_name="virnucpro")
+    except VirnucproError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)

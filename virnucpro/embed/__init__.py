@@ -1,0 +1,1 @@
+"""A planned shard on a device: token budget, steps of one shape, pooling, receipts."""

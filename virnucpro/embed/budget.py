@@ -1,0 +1,285 @@
+"""How many tokens one step should compute on a device: measured, not assumed.
+
+Two probe steps of different size give the bytes a token costs; the free memory gives the largest
+step; timing a few sizes gives the smallest one that is as good as the best. The result is measured
+once a run and used by all shards: one number of tokens a step is what makes their bits comparable.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from virnucpro.data.packing import calculate_token_budget
+from virnucpro.embed.engine import Engine
+from virnucpro.embed.step import SPECIAL_TOKENS, Step, StepShape
+from virnucpro.errors import DataError
+from virnucpro.files import read_json, write_json
+from virnucpro.formats import BUDGET_FORMAT, check_format
+from virnucpro.model.devices import device_name, select_device, select_dtype
+from virnucpro.model.esm2 import PackedESM2
+from virnucpro.model.weights import load_weights
+
+__all__ = ["Budget", "measure_budget", "read_budget", "write_measured_budget"]
+
+logger = logging.getLogger(__name__)
+
+_GIB = 1024**3
+_LARGEST_STEP = 65_536  # tokens; measured rates fall again beyond it
+_GOOD_ENOUGH = 0.98  # of the best rate
+_TIMED_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The token budget of a model on a device.
+
+    Attributes:
+        model: the model's name.
+        weights_sha256: of the converted weights.
+        device: the device's name.
+        dtype: what the model computes in, such as ``float16``.
+        backend: the attention backend.
+        tokens_per_step: T, the tokens of every step.
+        bytes_per_token: memory a token of a step costs beside the weights; None on a CPU.
+        tokens_per_second: the rate at T.
+        rates: the rates of the sizes that were tried, tokens a step to tokens a second.
+        reason: why T is what it is.
+    """
+
+    model: str
+    weights_sha256: str
+    device: str
+    dtype: str
+    backend: str
+    tokens_per_step: int
+    bytes_per_token: float | None
+    tokens_per_second: float
+    rates: dict[str, float] = field(default_factory=dict)
+    reason: str = ""
+
+
+def write_measured_budget(
+    weights: Path,
+    receipt: Path,
+    out: Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    plan_token_budget: int = 4096,
+    max_sequence_length: int = 1022,
+    cache_dir: Path | None = None,
+) -> Budget:
+    """Measure the token budget of converted weights on a device, and write it.
+
+    Args:
+        weights: the converted weights.
+        receipt: their receipt.
+        out: the JSON file to write.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        dtype: ``auto``, ``float16``, ``bfloat16`` or ``float32``.
+        plan_token_budget: tokens of a planned batch.
+        max_sequence_length: longest sequence, in residues.
+        cache_dir: where the rate is kept for later estimates.
+
+    Raises:
+        InputError: the device or the dtype is not there.
+        DataError: the weights are damaged or not those of the receipt.
+    """
+    chosen_device, why_device = select_device(device)
+    chosen_dtype, why_dtype = select_dtype(dtype, chosen_device)
+    logger.info(
+        "device: %s (%s); dtype: %s (%s)", chosen_device, why_device, chosen_dtype, why_dtype
+    )
+    config, state = load_weights(weights, receipt)
+    model = PackedESM2.from_state_dict(config, state, dtype=chosen_dtype, device=chosen_device)
+    budget = measure_budget(
+        model,
+        read_json(receipt)["weights_sha256"],
+        plan_token_budget=plan_token_budget,
+        max_seqlen=max_sequence_length + SPECIAL_TOKENS,
+    )
+    write_json(out, {"format": BUDGET_FORMAT, **asdict(budget)})
+    if cache_dir is not None:
+        _record_rate(cache_dir, budget)
+    return budget
+
+
+def read_budget(path: Path) -> Budget:
+    """Read a budget.
+
+    Raises:
+        DataError: the file is missing or not a budget.
+        InputError: it has another format number.
+    """
+    value = read_json(path)
+    check_format("token budget", value.pop("format", None), BUDGET_FORMAT, path=path)
+    try:
+        return Budget(**value)
+    except TypeError as error:
+        raise DataError(f"is not a token budget ({error})", path=path) from error
+
+
+def _record_rate(cache_dir: Path, budget: Budget) -> None:
+    """Keep a measured rate for later estimates, in ``{cache_dir}/rates.json``."""
+    path = cache_dir / "rates.json"
+    rates = read_json(path) if path.exists() else {}
+    rates[f"{budget.device}/{budget.model}/{budget.dtype}"] = round(budget.tokens_per_second)
+    write_json(path, dict(sorted(rates.items())))
+
+
+def measure_budget(
+    model: PackedESM2, weights_sha256: str, *, plan_token_budget: int, max_seqlen: int
+) -> Budget:
+    """Find the tokens a step should have for a model on its device.
+
+    On a CUDA device T is the smallest multiple of the plan's budget that reaches 98% of the best
+    rate among the sizes that fit into the free memory, or less than the plan's budget where that
+    does not fit. On a CPU larger steps bring nothing, so T is the plan's budget.
+
+    Args:
+        model: the model on its device.
+        weights_sha256: goes into the result.
+        plan_token_budget: tokens of a planned batch.
+        max_seqlen: longest sequence, in tokens.
+    """
+    device = model.device
+    if device.type != "cuda":
+        rate = _rate(model, max_seqlen, max_seqlen)
+        return _budget(
+            model,
+            weights_sha256,
+            plan_token_budget,
+            None,
+            {max_seqlen: rate},
+            "on a CPU larger steps bring nothing: the plan's budget",
+        )
+    small, large = max_seqlen, 2 * max_seqlen
+    peaks = {tokens: _peak_bytes(model, tokens, max_seqlen) for tokens in (small, large)}
+    bytes_per_token = max((peaks[large] - peaks[small]) / (large - small), 1.0)
+    free, total = torch.cuda.mem_get_info(device)
+    limit = calculate_token_budget(
+        device_id=device.index or 0,
+        model_memory_gb=(
+            total - free - torch.cuda.memory_reserved(device) + torch.cuda.memory_allocated(device)
+        )
+        / _GIB,
+        safety_margin_gb=0.05 * total / _GIB,
+        bytes_per_token=int(bytes_per_token) + 1,
+        min_tokens=max_seqlen,
+        max_tokens=max(_LARGEST_STEP, plan_token_budget),
+    )
+    if limit < plan_token_budget:
+        rate = _rate(model, limit, max_seqlen)
+        return _budget(
+            model,
+            weights_sha256,
+            limit,
+            bytes_per_token,
+            {limit: rate},
+            f"memory for {limit} tokens only",
+        )
+    rates = _rates(model, plan_token_budget, limit, max_seqlen)
+    best = max(rates.values())
+    chosen = min(tokens for tokens, rate in rates.items() if rate >= _GOOD_ENOUGH * best)
+    return _budget(
+        model,
+        weights_sha256,
+        chosen,
+        bytes_per_token,
+        rates,
+        f"smallest within 2% of the best rate; memory for {limit} tokens",
+    )
+
+
+def _budget(
+    model: PackedESM2,
+    weights_sha256: str,
+    tokens: int,
+    bytes_per_token: float | None,
+    rates: dict[int, float],
+    reason: str,
+) -> Budget:
+    """Put a measurement together and say what was found."""
+    budget = Budget(
+        model=model.config.name,
+        weights_sha256=weights_sha256,
+        device=device_name(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        backend=model.attend.name,
+        tokens_per_step=tokens,
+        bytes_per_token=bytes_per_token,
+        tokens_per_second=rates.get(tokens, max(rates.values())),
+        rates={str(size): round(rate, 1) for size, rate in rates.items()},
+        reason=reason,
+    )
+    logger.info(
+        "token budget of %s on %s: %d tokens a step (%s)",
+        budget.model,
+        budget.device,
+        tokens,
+        reason,
+    )
+    return budget
+
+
+def _rates(model: PackedESM2, smallest: int, largest: int, max_seqlen: int) -> dict[int, float]:
+    """Time doubling step sizes; stops where the device runs out of memory after all."""
+    rates: dict[int, float] = {}
+    tokens = smallest
+    while tokens <= largest:
+        try:
+            rates[tokens] = _rate(model, tokens, max_seqlen)
+        except torch.cuda.OutOfMemoryError:
+            if not rates:
+                raise
+            torch.cuda.empty_cache()
+            break
+        tokens *= 2
+    return rates
+
+
+def _rate(model: PackedESM2, tokens: int, max_seqlen: int) -> float:
+    """Time steps of protein-like lengths; returns tokens a second."""
+    engine, step = _probe(model, tokens, max_seqlen)
+    if model.device.type == "cuda":
+        engine.forward(step, engine.shape)  # start-up of kernels and libraries
+    steps, start = 0, time.perf_counter()
+    while steps < 1 or time.perf_counter() - start < _TIMED_SECONDS:
+        engine.forward(step, engine.shape)
+        steps += 1
+    return tokens * steps / (time.perf_counter() - start)
+
+
+def _peak_bytes(model: PackedESM2, tokens: int, max_seqlen: int) -> int:
+    """Give the memory that a step takes beside the weights."""
+    engine, step = _probe(model, tokens, max_seqlen)
+    before = torch.cuda.memory_allocated(model.device)
+    torch.cuda.reset_peak_memory_stats(model.device)
+    engine.forward(step, engine.shape)
+    return torch.cuda.max_memory_allocated(model.device) - before
+
+
+def _probe(model: PackedESM2, tokens: int, max_seqlen: int) -> tuple[Engine, Step]:
+    """Make a full step of random residues, its lengths spread as those of viral proteins."""
+    random = np.random.default_rng(0)
+    lengths = (random.lognormal(5.45, 0.75, size=tokens // 3).astype(int) + 2).clip(3, max_seqlen)
+    ends = np.cumsum(lengths)
+    lengths = lengths[: max(int(np.searchsorted(ends, tokens, side="right")), 1)].clip(max=tokens)
+    bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    batch: dict[str, Any] = {
+        "input_ids": torch.from_numpy(random.integers(4, 24, size=int(bounds[-1]))),
+        "position_ids": torch.from_numpy(
+            (np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)).astype(np.int32)
+        ),
+        "cu_seqlens": torch.from_numpy(bounds),
+        "num_sequences": len(lengths),
+    }
+    shape = StepShape.for_lengths(tokens, len(lengths), max_seqlen)
+    return Engine(model, shape, [model.config.layers]), Step.from_batch(batch, shape)

@@ -1,0 +1,85 @@
+"""The fixed shape of a step: T tokens exactly, whatever was packed.
+
+A matrix product's rounding depends on its shape. With every step of a run at one shape, a row's
+arithmetic is the same wherever the row stands and whatever surrounds it; this is what makes a
+sequence's bits independent of its neighbours. The tail of a step is filled with filler sequences
+that are computed and thrown away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["SPECIAL_TOKENS", "Step", "StepShape"]
+
+SPECIAL_TOKENS = 2  # BOS and EOS of each sequence
+_FILLER_TOKEN = 1  # padding: never part of a real sequence
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """What all steps of a run have in common.
+
+    Attributes:
+        tokens: T, tokens a step computes, filler included.
+        max_sequences: most sequences a step can hold, filler included; -1 lets it vary.
+        max_seqlen: the longest sequence, in tokens.
+    """
+
+    tokens: int
+    max_sequences: int
+    max_seqlen: int
+
+    @classmethod
+    def for_lengths(cls, tokens: int, max_batch: int, max_seqlen: int) -> StepShape:
+        """Give a shape with room for `max_batch` sequences and a tail of filler."""
+        return cls(tokens, max_batch + -(-tokens // max_seqlen), max_seqlen)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step's tensors.
+
+    Attributes:
+        tokens: [T] int64.
+        positions: [T] int32, restarting at 0 in each sequence.
+        cu_seqlens: [max_sequences + 1] int32; the entries behind the filler repeat T.
+        sequences: how many of the segments are real; they come first.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    cu_seqlens: Tensor
+    sequences: int
+
+    @classmethod
+    def from_batch(cls, batch: dict[str, Any], shape: StepShape) -> Step:
+        """Fill a collated batch up to the shape of the run.
+
+        Args:
+            batch: what `VarlenCollator` gives.
+            shape: the run's shape.
+
+        Raises:
+            ValueError: the batch does not fit the shape.
+        """
+        used, count = len(batch["input_ids"]), int(batch["num_sequences"])
+        bounds = np.full(shape.max_sequences + 1, shape.tokens, dtype=np.int32)
+        filler = np.arange(used, shape.tokens, shape.max_seqlen, dtype=np.int32)
+        if used > shape.tokens or count + len(filler) > shape.max_sequences:
+            raise ValueError(
+                f"a batch of {count} sequences and {used} tokens does not fit steps of "
+                f"{shape.tokens} tokens and {shape.max_sequences} sequences"
+            )
+        bounds[: count + 1] = batch["cu_seqlens"].numpy()
+        bounds[count : count + len(filler)] = filler
+        tokens = torch.full((shape.tokens,), _FILLER_TOKEN, dtype=torch.int64)
+        tokens[:used] = batch["input_ids"]
+        positions = torch.zeros(shape.tokens, dtype=torch.int32)
+        positions[:used] = batch["position_ids"]
+        return cls(tokens, positions, torch.from_numpy(bounds), count)

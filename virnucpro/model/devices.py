@@ -1,0 +1,78 @@
+"""Which device and which number format to compute in, each with the reason for the choice."""
+
+from __future__ import annotations
+
+import torch
+
+from virnucpro.errors import InputError
+
+__all__ = ["DTYPES", "device_name", "select_device", "select_dtype"]
+
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+def select_device(name: str) -> tuple[torch.device, str]:
+    """Choose the device to compute on.
+
+    Args:
+        name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Returns:
+        The device and the reason. Only ``auto`` ever falls back to the CPU.
+
+    Raises:
+        InputError: the device was asked for and is not there, or is not a device.
+    """
+    if name == "cpu":
+        return torch.device("cpu"), "asked for"
+    available = torch.cuda.is_available()
+    if name == "auto":
+        if available:
+            return torch.device("cuda", 0), "CUDA is available"
+        return torch.device("cpu"), "CUDA is not available"
+    kind, _, number = name.partition(":")
+    if kind != "cuda" or (number and not number.isdigit()):
+        raise InputError(f"unknown device {name!r}", hint="auto, cpu, cuda or cuda:N")
+    if not available:
+        raise InputError(
+            f"device {name!r} was asked for, but CUDA is not available",
+            hint="install a CUDA build of torch and check `nvidia-smi`, or use `device: auto`",
+        )
+    index = int(number or 0)
+    if index >= torch.cuda.device_count():
+        raise InputError(
+            f"device {name!r} is not there: {torch.cuda.device_count()} CUDA device(s) visible",
+            hint="check CUDA_VISIBLE_DEVICES; devices are counted from 0 among the visible ones",
+        )
+    return torch.device("cuda", index), "asked for"
+
+
+def select_dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:
+    """Choose the number format to compute in.
+
+    Args:
+        name: ``auto``, ``float32``, ``float16`` or ``bfloat16``.
+        device: where the model runs.
+
+    Returns:
+        The dtype and the reason.
+
+    Raises:
+        InputError: the name is unknown.
+    """
+    if name == "auto":
+        if device.type == "cuda":
+            return torch.float16, "ESM-2 was trained in float16, closest to float32 on a GPU"
+        return torch.float32, "exact, and the only format every processor is fast at"
+    if name not in DTYPES:
+        raise InputError(f"unknown dtype {name!r}", hint=f"auto, {', '.join(DTYPES)}")
+    return DTYPES[name], "asked for"
+
+
+def device_name(device: torch.device) -> str:
+    """Name the device as its maker does (a CPU is just ``cpu``)."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
