@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -25,9 +26,10 @@ logger = logging.getLogger("virnucpro.cli")
 _file = click.Path(path_type=Path, dir_okay=False)
 _directory = click.Path(path_type=Path, file_okay=False)
 _positive = click.IntRange(min=1)
+Command = Callable[..., Any]
 
 
-def _format_option(what: str, number: int) -> Any:
+def _format_option(what: str, number: int) -> Callable[[Command], Command]:
     """Add ``--format``: the caller's format number, refused when it is not the package's."""
 
     def check(_context: click.Context, _parameter: click.Parameter, value: int | None) -> None:

@@ -19,7 +19,7 @@ import torch
 from virnucpro.data.packing import calculate_token_budget
 from virnucpro.embed.engine import Engine
 from virnucpro.embed.step import SPECIAL_TOKENS, Step, StepShape
-from virnucpro.errors import DataError
+from virnucpro.errors import DataError, VirnucproError
 from virnucpro.files import read_json, write_json
 from virnucpro.formats import BUDGET_FORMAT, check_format
 from virnucpro.model.devices import device_name, select_device, select_dtype
@@ -91,6 +91,7 @@ def write_measured_budget(
     Raises:
         InputError: the device or the dtype is not there.
         DataError: the weights are damaged or not those of the receipt.
+        VirnucproError: the device has no memory for one sequence of the maximum length.
     """
     chosen_device, why_device = select_device(device)
     chosen_dtype, why_dtype = select_dtype(dtype, chosen_device)
@@ -148,6 +149,9 @@ def measure_budget(
         weights_sha256: goes into the result.
         plan_token_budget: tokens of a planned batch.
         max_seqlen: longest sequence, in tokens.
+
+    Raises:
+        VirnucproError: the device has no memory for one sequence of the maximum length.
     """
     device = model.device
     if device.type != "cuda":
@@ -175,27 +179,13 @@ def measure_budget(
         min_tokens=max_seqlen,
         max_tokens=max(_LARGEST_STEP, plan_token_budget),
     )
-    if limit < plan_token_budget:
-        rate = _rate(model, limit, max_seqlen)
-        return _budget(
-            model,
-            weights_sha256,
-            limit,
-            bytes_per_token,
-            {limit: rate},
-            f"memory for {limit} tokens only",
-        )
     rates = _rates(model, plan_token_budget, limit, max_seqlen)
+    if not rates:
+        rates = _rate_of_largest(model, min(limit, plan_token_budget // 2), max_seqlen)
     best = max(rates.values())
     chosen = min(tokens for tokens, rate in rates.items() if rate >= _GOOD_ENOUGH * best)
-    return _budget(
-        model,
-        weights_sha256,
-        chosen,
-        bytes_per_token,
-        rates,
-        f"smallest within 2% of the best rate; memory for {limit} tokens",
-    )
+    reason = f"smallest within 2% of the best rate; memory for about {limit} tokens"
+    return _budget(model, weights_sha256, chosen, bytes_per_token, rates, reason)
 
 
 def _budget(
@@ -237,12 +227,24 @@ def _rates(model: PackedESM2, smallest: int, largest: int, max_seqlen: int) -> d
         try:
             rates[tokens] = _rate(model, tokens, max_seqlen)
         except torch.cuda.OutOfMemoryError:
-            if not rates:
-                raise
             torch.cuda.empty_cache()
             break
         tokens *= 2
     return rates
+
+
+def _rate_of_largest(model: PackedESM2, tokens: int, max_seqlen: int) -> dict[int, float]:
+    """Time the largest step below a planned batch that the device has memory for."""
+    while tokens >= max_seqlen:
+        try:
+            return {tokens: _rate(model, tokens, max_seqlen)}
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            tokens //= 2
+    raise VirnucproError(
+        f"{device_name(model.device)} has no memory for one sequence of {max_seqlen} tokens",
+        hint="free the device, use a smaller model, or lower plan.max_sequence_length",
+    )
 
 
 def _rate(model: PackedESM2, tokens: int, max_seqlen: int) -> float:

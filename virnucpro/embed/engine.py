@@ -161,7 +161,8 @@ class Engine:
             self._exact = self._make_exact()
         tokens = len(batch["input_ids"])
         shape = StepShape(tokens, 1, max(tokens, 1))
-        return self.forward(Step.from_batch(batch, shape), shape, self._exact).numpy()[0]
+        pooled = self.forward(Step.from_batch(batch, shape), shape, self._exact).numpy()
+        return np.asarray(pooled[0])
 
 
 def _halves(batch: dict[str, Any], budget: int) -> list[np.ndarray]:

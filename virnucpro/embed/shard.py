@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,11 @@ from virnucpro.data.collators import VarlenCollator
 from virnucpro.data.dataloader_utils import create_async_dataloader
 from virnucpro.data.dataset import SequenceDataset
 from virnucpro.embed.budget import Budget, measure_budget, read_budget
-from virnucpro.embed.engine import Engine, StepResult
+from virnucpro.embed.engine import Engine
+from virnucpro.embed.output import ShardOutput
 from virnucpro.embed.step import SPECIAL_TOKENS, StepShape
 from virnucpro.errors import DataError, InputError
-from virnucpro.files import atomic_path, read_json, reserve, sha256_of, write_bytes, write_json
+from virnucpro.files import atomic_path, read_json, sha256_of, write_bytes, write_json
 from virnucpro.formats import EMBED_FORMAT
 from virnucpro.model.devices import device_name, select_device, select_dtype
 from virnucpro.model.esm2 import PackedESM2
@@ -74,18 +74,6 @@ class EmbedOptions:
     token_budget: int | None = None
 
 
-@dataclass
-class Tally:
-    """What the steps of a shard came to."""
-
-    rows: np.ndarray
-    steps: int = 0
-    retries: int = 0
-    recomputed: int = 0
-    quarantined: list[dict[str, Any]] = field(default_factory=list)
-    trace: list[str] = field(default_factory=list)
-
-
 def embed_shard(files: ShardFiles, options: EmbedOptions) -> dict[str, Any]:
     """Embed a planned shard, unless its receipt says that just this was done already.
 
@@ -112,12 +100,11 @@ def embed_shard(files: ShardFiles, options: EmbedOptions) -> dict[str, Any]:
 
     shape = (_sequences(plan), len(options.layers), int(model_receipt["dim"]))
     with atomic_path(files.embeddings) as temporary:
-        array = _create_array(temporary, shape, options.output_dtype)
+        output = ShardOutput(temporary, shape, options.output_dtype)
         model = _load_model(files, device, dtype)
         tokens = _tokens_per_step(files, model, plan, options, model_receipt)
-        tally = _run(dataset, plan, model, files, tokens, array, options)
-        if isinstance(array, np.memmap):
-            array.flush()
+        _run(dataset, plan, model, files, tokens, output, options)
+        output.finish()
         digest = sha256_of(temporary)
     receipt = {
         **wanted,
@@ -126,13 +113,9 @@ def embed_shard(files: ShardFiles, options: EmbedOptions) -> dict[str, Any]:
         "layers": [model.resolve_layer(layer) for layer in options.layers],
         "backend": model.attend.name,
         "tokens_per_step": tokens,
-        "quarantined": sorted(tally.quarantined, key=lambda entry: entry["row"]),
-        "steps": tally.steps,
-        "retries": tally.retries,
-        "recomputed_float32": tally.recomputed,
+        **output.summary(),
     }
-    header = "step\titems\ttokens\tseconds\tpeak_memory_bytes\tnote\n"
-    write_bytes(files.trace, (header + "".join(tally.trace)).encode())
+    write_bytes(files.trace, output.trace())
     write_json(files.receipt, receipt)
     return receipt
 
@@ -196,19 +179,6 @@ def _finished(files: ShardFiles, wanted: dict[str, Any]) -> dict[str, Any] | Non
 def _sequences(plan: Plan) -> int:
     """Count the sequences of a plan; every one has an item, so the rows are 0 to the largest."""
     return int(plan.row.max()) + 1 if plan.items else 0
-
-
-def _create_array(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Make the output array on disk, all NaN, with its space reserved."""
-    if 0 in shape:
-        array = np.empty(shape, dtype=dtype)
-        with path.open("wb") as handle:
-            np.save(handle, array, allow_pickle=False)
-        return array
-    mapped = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
-    reserve(path, path.stat().st_size)
-    mapped[:] = np.nan
-    return mapped
 
 
 def _load_model(files: ShardFiles, device: torch.device, dtype: torch.dtype) -> PackedESM2:
@@ -280,40 +250,35 @@ def _run(
     model: PackedESM2,
     files: ShardFiles,
     tokens: int,
-    array: np.ndarray,
+    output: ShardOutput,
     options: EmbedOptions,
-) -> Tally:
-    """Run all batches and write each row of the array once."""
+) -> None:
+    """Run all batches, in steps of one shape."""
     converter = esm.data.Alphabet.from_architecture("ESM-1b").get_batch_converter()
     collator = VarlenCollator(
         converter, max_tokens_per_batch=tokens, max_sequence_length=plan.max_sequence_length
     )
     loader = create_async_dataloader(dataset, collator, num_workers=0, token_budget=tokens)
-    max_seqlen = plan.max_sequence_length + SPECIAL_TOKENS
-    largest = max((len(batch) for batch in loader.batch_sampler), default=1)
+    batches: Any = loader.batch_sampler
     engine = Engine(
         model,
-        StepShape.for_lengths(tokens, largest, max_seqlen),
+        StepShape.for_lengths(
+            tokens,
+            max(map(len, batches), default=1),
+            plan.max_sequence_length + SPECIAL_TOKENS,
+        ),
         [model.resolve_layer(layer) for layer in options.layers],
         _exact_model(files, model),
     )
-    row_of = {dataset.ids[i]: int(plan.row[i]) for i in range(plan.items)}
-    tally = Tally(rows=np.zeros(len(array), dtype=np.int64))
-    for batch, result, seconds in _steps(engine, loader):
+    row_of = dict(zip(dataset.ids, plan.row.tolist(), strict=True))
+    for batch in loader:
+        start = time.perf_counter()
+        result = engine.embed(batch)
         rows = np.array([row_of[name] for name in batch["sequence_ids"]])
-        _store(result, rows, batch, array, tally)
-        _note(result, batch, seconds, model.device, tally)
-    missing = np.flatnonzero(tally.rows != 1)
-    if len(missing):
-        raise DataError(
-            f"{len(missing)} sequences were not computed exactly once, the first in row "
-            f"{missing[0]}",
-            path=files.shard,
-        )
-    return tally
+        output.store(result, rows, batch, time.perf_counter() - start)
 
 
-def _exact_model(files: ShardFiles, model: PackedESM2) -> Any:
+def _exact_model(files: ShardFiles, model: PackedESM2) -> Callable[[], PackedESM2] | None:
     """Give a function that loads the same weights in float32, or None where they are already."""
     if model.dtype == torch.float32:
         return None
@@ -322,58 +287,3 @@ def _exact_model(files: ShardFiles, model: PackedESM2) -> Any:
         return _load_model(files, model.device, torch.float32)
 
     return load
-
-
-def _steps(engine: Engine, loader: Any) -> Iterator[tuple[dict[str, Any], StepResult, float]]:
-    """Embed each batch; yields the batch, its result and the seconds it took."""
-    for batch in loader:
-        start = time.perf_counter()
-        result = engine.embed(batch)
-        yield batch, result, time.perf_counter() - start
-
-
-def _store(
-    result: StepResult, rows: np.ndarray, batch: dict[str, Any], array: np.ndarray, tally: Tally
-) -> None:
-    """Write a step's rows, in the output's dtype, and put aside those that failed."""
-    failures = [(f.index, f.reason, f.detail) for f in result.failures]
-    largest = float(np.finfo(array.dtype).max)
-    with np.errstate(invalid="ignore"):
-        outside = (np.abs(result.pooled) > largest).any(axis=(1, 2))
-    for index in np.flatnonzero(outside).tolist():
-        result.pooled[index] = np.nan
-        failures.append((index, "out_of_range", f"a value does not fit into {array.dtype}"))
-    array[rows] = result.pooled.astype(array.dtype)
-    np.add.at(tally.rows, rows, 1)
-    for index, reason, detail in failures:
-        tally.quarantined.append(
-            {
-                "row": int(rows[index]),
-                "key": batch["sequence_ids"][index],
-                "reason": reason,
-                "detail": detail,
-            }
-        )
-    counts = Counter(reason for _, reason, _ in failures)
-    for reason, count in sorted(counts.items()):
-        logger.warning("%d sequences quarantined: %s", count, reason)
-
-
-def _note(
-    result: StepResult,
-    batch: dict[str, Any],
-    seconds: float,
-    device: torch.device,
-    tally: Tally,
-) -> None:
-    """Add a step to the trace."""
-    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-    notes = [f"split {result.splits}"] if result.splits else []
-    notes += [f"float32 {result.recomputed}"] if result.recomputed else []
-    tally.trace.append(
-        f"{tally.steps}\t{batch['num_sequences']}\t{len(batch['input_ids'])}\t{seconds:.4f}\t"
-        f"{peak}\t{', '.join(notes)}\n"
-    )
-    tally.steps += 1
-    tally.retries += result.splits
-    tally.recomputed += result.recomputed

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from virnucpro.errors import InputError
 from virnucpro.model.attention import Backend, select_attention
 from virnucpro.model.config import ModelConfig
 
@@ -52,7 +53,9 @@ class PackedLayer(nn.Module):
         q, k, v = qkv.unbind(1)  # [T, H, D] each
         out = attend(_rotate(q, *rotary), _rotate(k, *rotary), v, segments)
         x = x + self.out_proj(out.reshape(T, dim))
-        return x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
+        hidden: Tensor = F.gelu(self.fc1(self.final_layer_norm(x)))  # [T, 4 dim]
+        y: Tensor = x + self.fc2(hidden)
+        return y
 
 
 class PackedESM2(nn.Module):
@@ -123,12 +126,15 @@ class PackedESM2(nn.Module):
         """Turn a layer counted from the end (-1 is the last) into one counted from 1.
 
         Raises:
-            ValueError: there is no such layer.
+            InputError: there is no such layer.
         """
         last = self.config.layers
         resolved = layer + last + 1 if layer < 0 else layer
         if not 0 <= resolved <= last:
-            raise ValueError(f"layer {layer}: this model has layers 0 (embeddings) to {last}")
+            raise InputError(
+                f"layer {layer}: this model has layers 0 (embeddings) to {last}",
+                hint="negative numbers count from the end, -1 is the last layer",
+            )
         return resolved
 
     def forward(
@@ -153,7 +159,7 @@ class PackedESM2(nn.Module):
             The last one has the final LayerNorm, the others have not.
 
         Raises:
-            ValueError: a layer does not exist.
+            InputError: a layer does not exist.
         """
         wanted = {self.resolve_layer(layer) for layer in layers}
         segments = self.attend.segments(cu_seqlens, max_seqlen)

@@ -1,0 +1,120 @@
+"""The engine on a real CUDA device: parity, bits, memory. Run with ``pytest -m gpu``."""
+
+import numpy as np
+import pytest
+import torch
+from esm.model.esm2 import ESM2
+
+from tests.unit.embed.builders import collate
+from virnucpro.data.packing import first_fit_decreasing
+from virnucpro.embed.engine import Engine
+from virnucpro.embed.step import StepShape
+from virnucpro.model.config import KNOWN_MODELS
+from virnucpro.model.esm2 import PackedESM2
+
+pytestmark = pytest.mark.gpu
+
+TOKENS, LONGEST = 8192, 1024
+
+
+@pytest.fixture(scope="module", params=["esm2_t6_8M_UR50D", "esm2_t12_35M_UR50D"])
+def reference(request):
+    """A fair-esm model in float32 with random weights, and its canonical weights."""
+    torch.manual_seed(0)
+    config = KNOWN_MODELS[request.param]
+    model = ESM2(config.layers, config.dim, config.heads, "ESM-1b").eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+            elif "embed_tokens" in name:
+                parameter.mul_(3)
+    state = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if not name.startswith(("contact_head", "lm_head")) and "inv_freq" not in name
+    }
+    return config, model.cuda(), state
+
+
+@pytest.fixture(scope="module")
+def sequences():
+    random = np.random.default_rng(0)
+    lengths = random.lognormal(5.45, 0.75, size=500).astype(int).clip(1, LONGEST - 2)
+    lengths[:4] = [1, 2, LONGEST - 2, LONGEST - 3]
+    return [
+        torch.from_numpy(np.concatenate([[0], random.integers(4, 29, size=n), [2]]))
+        for n in lengths
+    ]
+
+
+def embed_all(engine, sequences, order=None):
+    """Embed all sequences, packed; `order` changes which share a step and how they stand."""
+    order = np.arange(len(sequences)) if order is None else order
+    tokens = np.array([len(sequences[i]) for i in order])
+    items, bins = first_fit_decreasing(tokens, engine.shape.tokens)
+    rows = np.empty((len(sequences), len(engine.layers), engine.model.config.dim), np.float32)
+    for batch in np.split(order[items], np.flatnonzero(np.diff(bins)) + 1):
+        rows[batch] = engine.embed(collate([sequences[i] for i in batch])).pooled
+    return rows
+
+
+def make_engine(reference, dtype, tokens=TOKENS):
+    config, _, state = reference
+    model = PackedESM2.from_state_dict(config, state, dtype=dtype, device="cuda")
+    shape = StepShape.for_lengths(tokens, tokens // 3, LONGEST)
+    return Engine(model, shape, [config.layers // 2, config.layers])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "cosine"),
+    [(torch.float32, 0.9999999), (torch.float16, 0.99999), (torch.bfloat16, 0.999)],
+)
+def test_pooled_embeddings_agree_with_fair_esm(reference, sequences, dtype, cosine):
+    config, model, _ = reference
+    some = sequences[:60]
+    pooled = embed_all(make_engine(reference, dtype), some)
+    layers = [config.layers // 2, config.layers]
+    for row, sequence in enumerate(some):
+        with torch.no_grad():
+            hidden = model(sequence[None].cuda(), repr_layers=layers)["representations"]
+        expected = np.stack([hidden[i][0, 1:-1].mean(0).cpu().numpy() for i in layers])
+        a, b = pooled[row].astype(np.float64), expected.astype(np.float64)
+        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        assert ((a * b).sum(1) / norms).min() >= cosine
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_bits_do_not_depend_on_neighbours_or_order(reference, sequences, dtype):
+    engine = make_engine(reference, dtype)
+    first = embed_all(engine, sequences)
+    shuffled = np.random.default_rng(1).permutation(len(sequences))
+    assert np.array_equal(first, embed_all(engine, sequences, shuffled))
+    some = np.arange(0, len(sequences), 3)
+    again = embed_all(engine, [sequences[i] for i in some])
+    assert np.array_equal(first[some], again)
+
+
+def test_a_step_that_does_not_fit_is_split_and_repeated(reference, sequences):
+    engine = make_engine(reference, torch.float16, tokens=65536)
+    whole = embed_all(engine, sequences)
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    embed_all(engine, sequences)
+    peak = torch.cuda.max_memory_allocated() - before
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((before + 0.6 * peak) / total)
+    try:
+        order = np.arange(len(sequences))
+        tokens = np.array([len(sequences[i]) for i in order])
+        items, bins = first_fit_decreasing(tokens, engine.shape.tokens)
+        batch = items[bins == 0]
+        result = engine.embed(collate([sequences[i] for i in batch]))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert result.splits >= 1
+    assert result.failures == []
+    difference = np.abs(result.pooled - whole[batch]).max()
+    assert difference < 0.05
