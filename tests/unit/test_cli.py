@@ -1,0 +1,127 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from virnucpro import formats
+from virnucpro.cli import cli
+
+COMMANDS = [
+    [],
+    ["split"],
+    ["plan"],
+    ["model"],
+    ["model", "fetch"],
+    ["model", "verify"],
+    ["budget"],
+    ["embed"],
+    ["merge"],
+    ["report"],
+    ["report", "plans"],
+    ["report", "run"],
+]
+
+
+def run(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "virnucpro", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself(command):
+    result = CliRunner().invoke(cli, [*command, "--help"])
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+    assert len(result.output.splitlines()) > 4
+
+
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [
+        (["split", "x.fa", "--sample", "s", "--shards", "d", "--records", "r"], "SPLIT_FORMAT"),
+        (["plan", "x.fa", "--plan", "p", "--report", "r"], "PLAN_FORMAT"),
+        (["model", "fetch", "demo", "--weights", "w", "--receipt", "r"], "MODEL_FORMAT"),
+    ],
+)
+def test_a_caller_of_another_format_is_refused_before_any_work(command, number, tmp_path):
+    wrong = getattr(formats, number) + 1
+    result = run(*command, "--format", wrong, cwd=tmp_path)
+    assert result.returncode == 2
+    assert f"format {wrong}" in result.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_bad_input_ends_with_2_and_a_sentence_without_a_traceback(tmp_path):
+    fasta = tmp_path / "reads.fastq"
+    fasta.write_text("@read1\nACGT\n+\nIIII\n")
+    result = run(
+        "split", fasta, "--sample", "s", "--shards", tmp_path / "s", "--records", tmp_path / "r"
+    )
+    assert result.returncode == 2
+    assert str(fasta) in result.stderr
+    assert "line 1" in result.stderr
+    assert "hint:" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_damaged_intermediate_file_ends_with_1(tmp_path):
+    shard = tmp_path / "00000.fasta"
+    shard.write_text(">00\nMK\n")
+    result = run("plan", shard, "--plan", tmp_path / "p", "--report", tmp_path / "r")
+    assert result.returncode == 1
+    assert "00000.fasta" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_folder_that_cannot_be_written_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run(
+        "model",
+        "fetch",
+        "demo",
+        "--weights",
+        tmp_path / "file" / "w.safetensors",
+        "--receipt",
+        tmp_path / "r.json",
+    )
+    assert result.returncode == 1
+    assert "error:" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_usage_error_ends_with_2():
+    assert run("split").returncode == 2
+    assert run("merge", "--export", "parquet").returncode == 2
+
+
+def test_sigterm_ends_with_143_and_leaves_no_temporary_file(tmp_path):
+    os.mkfifo(tmp_path / "slow.fasta")
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "virnucpro", "split", tmp_path / "slow.fasta"),
+            *("--sample", "s", "--shards", tmp_path / "out" / "shards"),
+            *("--records", tmp_path / "out" / "records.parquet"),
+        ],
+        stderr=subprocess.PIPE,
+    )
+    writer = os.open(tmp_path / "slow.fasta", os.O_WRONLY)  # waits for the reader
+    try:
+        os.write(writer, b">a\nMKV\n" * 1000)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=20)
+    finally:
+        os.close(writer)
+        process.kill()
+    assert process.returncode == 143
+    left = os.listdir(tmp_path / "out") if (tmp_path / "out").exists() else []
+    assert left == []
