@@ -226,6 +226,7 @@ def report() -> None:
 @click.option("--plans", "plans_dir", required=True, type=_directory)
 @click.option("--json", "json_path", required=True, type=_file)
 @click.option("--tsv", "tsv_path", required=True, type=_file)
+@click.option("--records", type=_file, help="Records, to count what duplicates save.")
 @click.option("--cache-dir", type=_directory, help="Where measured rates are kept.")
 @_format_option("report", formats.REPORT_FORMAT)
 def report_plans(**options: Any) -> None:

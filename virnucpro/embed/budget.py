@@ -131,7 +131,7 @@ def _record_rate(cache_dir: Path, budget: Budget) -> None:
     """Keep a measured rate for later estimates, in ``{cache_dir}/rates.json``."""
     path = cache_dir / "rates.json"
     rates = read_json(path) if path.exists() else {}
-    rates[f"{budget.device}/{budget.model}/{budget.dtype}"] = round(budget.tokens_per_second)
+    rates[f"{budget.device}/{budget.model}/{budget.dtype}"] = round(budget.tokens_per_second, 1)
     write_json(path, dict(sorted(rates.items())))
 
 
@@ -164,9 +164,7 @@ def measure_budget(
             {max_seqlen: rate},
             "on a CPU larger steps bring nothing: the plan's budget",
         )
-    small, large = 4 * max_seqlen, 8 * max_seqlen
-    peaks = {tokens: _peak_bytes(model, tokens, max_seqlen) for tokens in (small, large)}
-    bytes_per_token = max((peaks[large] - peaks[small]) / (large - small), 1.0)
+    bytes_per_token = _bytes_per_token(model, max_seqlen)
     free, total = torch.cuda.mem_get_info(device)
     limit = calculate_token_budget(
         device_id=device.index or 0,
@@ -241,8 +239,13 @@ def _rate_of_largest(model: PackedESM2, tokens: int, max_seqlen: int) -> dict[in
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
             tokens //= 2
-    raise VirnucproError(
-        f"{device_name(model.device)} has no memory for one sequence of {max_seqlen} tokens",
+    raise _no_memory(model, max_seqlen)
+
+
+def _no_memory(model: PackedESM2, max_seqlen: int) -> VirnucproError:
+    """Say that the device cannot do the work at all."""
+    return VirnucproError(
+        f"{device_name(model.device)} has no memory for steps of {max_seqlen} tokens",
         hint="free the device, use a smaller model, or lower plan.max_sequence_length",
     )
 
@@ -257,6 +260,18 @@ def _rate(model: PackedESM2, tokens: int, max_seqlen: int) -> float:
         engine.forward(step, engine.shape)
         steps += 1
     return tokens * steps / (time.perf_counter() - start)
+
+
+def _bytes_per_token(model: PackedESM2, max_seqlen: int) -> float:
+    """Give the slope of memory over tokens, from two probes; smaller ones on a small device."""
+    for tokens in (4 * max_seqlen, max_seqlen):
+        try:
+            small, large = (_peak_bytes(model, size, max_seqlen) for size in (tokens, 2 * tokens))
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            continue
+        return max((large - small) / tokens, 1.0)
+    raise _no_memory(model, max_seqlen)
 
 
 def _peak_bytes(model: PackedESM2, tokens: int, max_seqlen: int) -> int:

@@ -104,9 +104,9 @@ class Engine:
         device = model.device
         cu_seqlens = step.cu_seqlens.to(device, non_blocking=True)
         hidden = model(
-            step.tokens.to(device, non_blocking=True),
-            step.positions.to(device, non_blocking=True),
-            cu_seqlens,
+            step.tokens,
+            step.positions,
+            step.cu_seqlens,
             shape.max_seqlen,
             self.layers,
         )

@@ -1,8 +1,8 @@
 """Attention over packed sequences, behind one interface.
 
-A backend turns ``cu_seqlens`` into its own description of the sequences once a step
-(`Backend.segments`), and attends within them in every layer. No backend lets a token see another
-sequence, and none computes on padding.
+A backend turns the bounds of a step's sequences into what its kernel needs, once a step
+(`Backend.prepare`), and attends within the sequences in every layer, rotary positions included. No
+backend lets a token see another sequence, and none computes on padding.
 """
 
 from __future__ import annotations
@@ -15,20 +15,34 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from virnucpro.errors import InputError
+from virnucpro.model import kernels
 
-__all__ = ["Backend", "SequenceAttention", "VarlenAttention", "select_attention"]
+__all__ = ["Backend", "SequenceAttention", "TileAttention", "VarlenAttention", "select_attention"]
 
 
 class Backend(Protocol):
-    """What the model asks of an attention backend."""
+    """What the model asks of an attention backend.
+
+    Attributes:
+        name: as in logs and receipts.
+    """
 
     name: str
 
-    def segments(self, cu_seqlens: Tensor, max_seqlen: int) -> Any:
-        """Describe the sequences of a step: ``cu_seqlens`` [B+1] int32, lengths in tokens."""
+    def prepare(
+        self, positions: Tensor, cu_seqlens: Tensor, max_seqlen: int, rotary: tuple[Tensor, Tensor]
+    ) -> tuple[Any, ...]:
+        """Describe a step's sequences, on the device of `rotary`.
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, segments: Any) -> Tensor:
-        """Attend: q, k, v [T, H, D], rotary applied; returns [T, H, D]."""
+        Args:
+            positions: [T] integer, restarting at 0 in each sequence.
+            cu_seqlens: [B+1] int32, from 0 to T, on any device.
+            max_seqlen: an upper bound of the lengths, in tokens.
+            rotary: cosines and sines, [max_seqlen or more, D/2] float32.
+        """
+
+    def __call__(self, qkv: Tensor, segments: tuple[Any, ...]) -> Tensor:
+        """Attend: qkv [T, 3, H, D], not rotated; returns [T, H * D]."""
 
 
 class SequenceAttention:
@@ -36,19 +50,22 @@ class SequenceAttention:
 
     name = "sdpa"
 
-    def segments(self, cu_seqlens: Tensor, max_seqlen: int) -> list[tuple[int, int]]:
-        """Give the [start, end) token range of every sequence that is not empty."""
-        bounds = cu_seqlens.tolist()
-        return [(a, b) for a, b in itertools.pairwise(bounds) if b > a]
+    def prepare(
+        self, positions: Tensor, cu_seqlens: Tensor, max_seqlen: int, rotary: tuple[Tensor, Tensor]
+    ) -> tuple[Any, ...]:
+        """Give the angles of every token, and the range of every sequence that is not empty."""
+        bounds = itertools.pairwise(cu_seqlens.tolist())
+        return *_angles(positions, rotary), [(a, b) for a, b in bounds if b > a]
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, segments: list[tuple[int, int]]) -> Tensor:
+    def __call__(self, qkv: Tensor, segments: tuple[Any, ...]) -> Tensor:
         """Attend within each sequence; see `Backend`."""
-        q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))  # [1, H, T, D]
+        cos, sin, ranges = segments
+        q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in _rotated(qkv, cos, sin))  # [1, H, T, D]
         parts = [
             F.scaled_dot_product_attention(q[:, :, a:b], k[:, :, a:b], v[:, :, a:b])
-            for a, b in segments
+            for a, b in ranges
         ]
-        return torch.cat(parts, dim=2).squeeze(0).transpose(0, 1)
+        return torch.cat(parts, dim=2).squeeze(0).transpose(0, 1).flatten(1)
 
 
 class VarlenAttention:
@@ -56,25 +73,57 @@ class VarlenAttention:
 
     name = "varlen"
 
-    def segments(self, cu_seqlens: Tensor, max_seqlen: int) -> tuple[Tensor, int]:
-        """Pass the bounds on: the kernel reads them on the device."""
-        return cu_seqlens, max_seqlen
+    def prepare(
+        self, positions: Tensor, cu_seqlens: Tensor, max_seqlen: int, rotary: tuple[Tensor, Tensor]
+    ) -> tuple[Any, ...]:
+        """Give the angles of every token, and the bounds: the kernel reads them on the device."""
+        device = rotary[0].device
+        return *_angles(positions, rotary), cu_seqlens.to(device, non_blocking=True), max_seqlen
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, segments: tuple[Tensor, int]) -> Tensor:
+    def __call__(self, qkv: Tensor, segments: tuple[Any, ...]) -> Tensor:
         """Attend within each sequence; see `Backend`."""
         from torch.nn.attention.varlen import varlen_attn
 
-        cu_seqlens, max_seqlen = segments
-        out = varlen_attn(q, k, v.contiguous(), cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
+        cos, sin, bounds, longest = segments
+        q, k, v = _rotated(qkv, cos, sin)
+        out = varlen_attn(q, k, v.contiguous(), bounds, bounds, longest, longest)
         assert isinstance(out, Tensor)  # noqa: S101 - a pair only where it is asked for
-        return out
+        return out.flatten(1)
+
+
+class TileAttention:
+    """Our kernel over the exact list of (sequence, query block) tiles: CUDA, Triton, 16 bits."""
+
+    name = "tiles"
+
+    def prepare(
+        self, positions: Tensor, cu_seqlens: Tensor, max_seqlen: int, rotary: tuple[Tensor, Tensor]
+    ) -> tuple[Any, ...]:
+        """Give the tables of angles and the tiles; the kernel knows the positions by itself."""
+        block = kernels.QUERY_BLOCK
+        capacity = kernels.tile_capacity(len(positions), len(cu_seqlens) - 1, block)
+        tiles = kernels.attention_tiles(cu_seqlens.cpu().numpy(), block, capacity)
+        return *rotary, torch.from_numpy(tiles).to(rotary[0].device, non_blocking=True)
+
+    def __call__(self, qkv: Tensor, segments: tuple[Any, ...]) -> Tensor:
+        """Attend within each sequence; see `Backend`."""
+        from virnucpro.model.kernels.attention import packed_attention
+
+        return packed_attention(qkv, *segments)
+
+
+_BACKENDS: dict[str, type[Backend]] = {
+    "sdpa": SequenceAttention,
+    "varlen": VarlenAttention,
+    "tiles": TileAttention,
+}
 
 
 def select_attention(name: str, device: torch.device, dtype: torch.dtype) -> tuple[Backend, str]:
     """Choose the attention backend of a device and a dtype.
 
     Args:
-        name: ``auto``, ``sdpa`` or ``varlen``.
+        name: ``auto``, ``sdpa``, ``varlen`` or ``tiles``.
         device: where the model runs.
         dtype: what it computes in.
 
@@ -84,18 +133,46 @@ def select_attention(name: str, device: torch.device, dtype: torch.dtype) -> tup
     Raises:
         InputError: the backend does not exist, or not for this device and dtype.
     """
-    fast = (
-        device.type == "cuda"
-        and dtype in (torch.float16, torch.bfloat16)
-        and torch.cuda.get_device_capability(device) >= (8, 0)
-    )
-    if name == "varlen" and not fast:
+    usable = _usable(device, dtype)
+    if name == "auto":
+        best = next(backend for backend in ("tiles", "varlen", "sdpa") if backend in usable)
+        return _BACKENDS[best](), usable[best]
+    if name not in _BACKENDS:
         raise InputError(
-            f"attention backend 'varlen' cannot run {dtype} on {device}",
-            hint="it needs a CUDA device of compute capability 8.0 or newer and a 16-bit dtype",
+            f"unknown attention backend {name!r}", hint=f"auto, {', '.join(_BACKENDS)}"
         )
-    if name == "varlen" or (name == "auto" and fast):
-        return VarlenAttention(), "16 bits on a CUDA device: torch's variable-length kernel"
-    if name in ("auto", "sdpa"):
-        return SequenceAttention(), f"{dtype} on {device}: one call a sequence"
-    raise InputError(f"unknown attention backend {name!r}", hint="auto, sdpa or varlen")
+    if name not in usable:
+        raise InputError(
+            f"attention backend {name!r} cannot run {dtype} on {device}",
+            hint=f"here {', '.join(usable)} can; others need CUDA, 16 bits and, for tiles, triton",
+        )
+    return _BACKENDS[name](), "asked for"
+
+
+def _usable(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+    """Say which backends can run, and why."""
+    usable = {"sdpa": f"{dtype} on {device}: one call a sequence"}
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+        return usable
+    if torch.cuda.get_device_capability(device) >= (8, 0):
+        usable["varlen"] = "16 bits on a CUDA device: torch's variable-length kernel"
+        with torch.cuda.device(device):
+            runs, reason = kernels.available()
+        if runs:
+            usable["tiles"] = f"16 bits on {reason}"
+    return usable
+
+
+def _angles(positions: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Give each token's cosines and sines, [T, 1, D/2]."""
+    index = positions.to(rotary[0].device, non_blocking=True).long()
+    return rotary[0][index].unsqueeze(1), rotary[1][index].unsqueeze(1)
+
+
+def _rotated(qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Split qkv [T, 3, H, D] and rotate the two halves of each head of q and k, in float32."""
+    first, second = qkv[:, :2].float().chunk(2, dim=-1)  # [T, 2, H, D/2]
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    q, k = rotated.to(qkv.dtype).unbind(1)
+    return q, k, qkv[:, 2]

@@ -9,16 +9,18 @@ matrix product works on real tokens; only attention needs to know where sequence
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from virnucpro.errors import InputError
+from virnucpro.model import kernels
 from virnucpro.model.attention import Backend, select_attention
 from virnucpro.model.config import ModelConfig
+from virnucpro.model.kernels import Kernels
 
 __all__ = ["PackedESM2"]
 
@@ -28,15 +30,15 @@ _TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
 _VOCABULARY = 33
 _PADDING = 1
 _ROTARY_BASE = 10000.0
+ROTARY_FREQUENCIES = "rotary.inv_freq"
 
 
 class PackedLayer(nn.Module):
-    """One transformer layer on packed tokens."""
+    """The weights of one transformer layer."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         dim = config.dim
-        self.heads = config.heads
         self.self_attn_layer_norm = nn.LayerNorm(dim)
         self.qkv_proj = nn.Linear(dim, 3 * dim)
         self.out_proj = nn.Linear(dim, dim)
@@ -44,18 +46,10 @@ class PackedLayer(nn.Module):
         self.fc1 = nn.Linear(dim, 4 * dim)
         self.fc2 = nn.Linear(4 * dim, dim)
 
-    def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], attend: Backend, segments: Any
-    ) -> Tensor:
-        """Apply the layer to ``x`` [T, dim]."""
-        T, dim = x.shape
-        qkv = self.qkv_proj(self.self_attn_layer_norm(x)).view(T, 3, self.heads, -1)
-        q, k, v = qkv.unbind(1)  # [T, H, D] each
-        out = attend(_rotate(q, *rotary), _rotate(k, *rotary), v, segments)
-        x = x + self.out_proj(out.reshape(T, dim))
-        hidden: Tensor = F.gelu(self.fc1(self.final_layer_norm(x)))  # [T, 4 dim]
-        y: Tensor = x + self.fc2(hidden)
-        return y
+    @property
+    def norms(self) -> tuple[nn.LayerNorm, nn.LayerNorm]:
+        """The norm before attention and the one before the feed-forward block."""
+        return self.self_attn_layer_norm, self.final_layer_norm
 
 
 class PackedESM2(nn.Module):
@@ -66,6 +60,7 @@ class PackedESM2(nn.Module):
     Attributes:
         config: name, layers, dimension and heads.
         attend: the attention backend in use.
+        kernels: the elementwise operations in use.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -75,6 +70,8 @@ class PackedESM2(nn.Module):
         self.layers = nn.ModuleList(PackedLayer(config) for _ in range(config.layers))
         self.emb_layer_norm_after = nn.LayerNorm(config.dim)
         self.attend: Backend
+        self.kernels = Kernels()
+        self.frequencies = _frequencies(config.head_dim)
         self._rotary: tuple[Tensor, Tensor] | None = None
 
     @classmethod
@@ -95,7 +92,8 @@ class PackedESM2(nn.Module):
                 head is not used here.
             dtype: what the model computes in.
             device: where it runs.
-            attention: ``auto``, ``sdpa`` or ``varlen``.
+            attention: ``auto``, ``sdpa``, ``varlen`` or ``tiles``; the last brings the other
+                fused kernels with it.
 
         Raises:
             RuntimeError: a tensor is missing, too many or of another shape.
@@ -109,7 +107,11 @@ class PackedESM2(nn.Module):
             for name, tensor in _packed_names(state, config.layers).items()
         }
         model.load_state_dict(weights, strict=True, assign=True)
+        frequencies = state.get(ROTARY_FREQUENCIES, _frequencies(config.head_dim))
+        model.frequencies = frequencies.to(device=device, dtype=torch.float32)
         model.attend, _ = select_attention(attention, device, dtype)
+        if model.attend.name == "tiles":
+            model.kernels, _ = kernels.select()
         return model.eval().requires_grad_(False)
 
     @property
@@ -161,22 +163,51 @@ class PackedESM2(nn.Module):
         Raises:
             InputError: a layer does not exist.
         """
-        wanted = {self.resolve_layer(layer) for layer in layers}
-        segments = self.attend.segments(cu_seqlens, max_seqlen)
-        cos, sin = self.rotary_tables(max_seqlen)
-        index = positions.long()
-        rotary = (cos[index].unsqueeze(1), sin[index].unsqueeze(1))  # [T, 1, D/2]
+        segments = self.prepare(positions, cu_seqlens, max_seqlen)
+        return self.run(tokens.to(self.device, non_blocking=True), segments, layers)
 
+    def prepare(self, positions: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> tuple[Any, ...]:
+        """Describe a step's sequences to the attention backend; arguments as in `forward`."""
+        rotary = self.rotary_tables(max_seqlen)
+        return self.attend.prepare(positions, cu_seqlens, max_seqlen, rotary)
+
+    def run(
+        self, tokens: Tensor, segments: tuple[Any, ...], layers: Sequence[int]
+    ) -> dict[int, Tensor]:
+        """Compute on prepared segments; all of it is work of the device, none of the host.
+
+        Args:
+            tokens: [T] int64 on the model's device.
+            segments: what `prepare` gave.
+            layers: as in `forward`.
+
+        Returns:
+            As `forward`.
+        """
+        wanted = {self.resolve_layer(layer) for layer in layers}
+        do, norms = self.kernels, self._norms()
         x = self.embed_tokens(tokens) * _TOKEN_DROPOUT_SCALE  # [T, dim]
-        representations = {0: x} if 0 in wanted else {}
-        last = max(wanted)
-        for i, layer in enumerate(self.layers, start=1):
-            if i > last:
-                break
-            x = layer(x, rotary, self.attend, segments)
+        representations = {0: x.clone()} if 0 in wanted else {}
+        h = do.layer_norm(x, *norms[0])
+        for i, layer in zip(range(1, max(wanted) + 1), self._layers(), strict=False):
+            qkv = layer.qkv_proj(h).view(len(x), 3, self.config.heads, -1)
+            attended = layer.out_proj(self.attend(qkv, segments))
+            x, h = do.residual_layer_norm(x, attended, *norms[2 * i - 1], inplace=True)
+            hidden = F.linear(h, layer.fc1.weight)  # [T, 4 dim]; the bias comes with the GELU
+            hidden = do.bias_gelu(hidden, layer.fc1.bias, inplace=True)
+            x, h = do.residual_layer_norm(x, layer.fc2(hidden), *norms[2 * i], inplace=True)
             if i in wanted:
-                representations[i] = self.emb_layer_norm_after(x) if i == len(self.layers) else x
+                representations[i] = h if i == self.config.layers else x.clone()
         return representations
+
+    def _layers(self) -> Iterable[PackedLayer]:
+        """Give the layers with their type."""
+        return cast("Iterable[PackedLayer]", self.layers)
+
+    def _norms(self) -> list[tuple[Tensor, Tensor, float]]:
+        """Give weight, bias and epsilon of all layer norms, in the order of their use."""
+        norms = [norm for layer in self._layers() for norm in layer.norms]
+        return [(n.weight, n.bias, n.eps) for n in (*norms, self.emb_layer_norm_after)]
 
     def rotary_tables(self, positions: int) -> tuple[Tensor, Tensor]:
         """Give cosines and sines, [positions or more, head_dim / 2] float32 each.
@@ -185,27 +216,28 @@ class PackedESM2(nn.Module):
         positions beyond a few hundred would share an angle.
         """
         if self._rotary is None or self._rotary[0].shape[0] < positions:
-            head_dim = self.config.head_dim
-            exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=self.device)
-            frequency = 1.0 / (_ROTARY_BASE ** (exponent / head_dim))
             index = torch.arange(positions, dtype=torch.float32, device=self.device)
-            angle = torch.outer(index, frequency)
+            angle = torch.outer(index, self.frequencies)
             self._rotary = (angle.cos(), angle.sin())
         return self._rotary
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the two halves of each head; x [T, H, D], cos and sin [T, 1, D/2] float32."""
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+def _frequencies(head_dim: int) -> Tensor:
+    """Give the rotary frequencies of fair-esm's initialisation, [head_dim / 2] float32.
+
+    The published weights carry their own, which may have been rounded to 16 bits in training.
+    """
+    exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim
+    return 1.0 / (_ROTARY_BASE**exponent)
 
 
 def _packed_names(state: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
     """Adapt fair-esm's names: query, key and value become one matrix; the head is left out."""
+    elsewhere = re.compile(r"lm_head\.|rotary\.|.*\.self_attn\.[qkv]_proj\.")
     weights = {
-        re.sub(r"\.self_attn\.out_proj\.", ".out_proj.", name): tensor
+        name.replace(".self_attn.out_proj.", ".out_proj."): tensor
         for name, tensor in state.items()
-        if not name.startswith("lm_head.") and not re.search(r"\.self_attn\.[qkv]_proj\.", name)
+        if not elsewhere.match(name)
     }
     for i in range(layers):
         for kind in ("weight", "bias"):

@@ -1,0 +1,97 @@
+import csv
+from pathlib import Path
+
+import anndata
+import h5py
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import virnucpro.store.exports as exports_module
+from tests.unit.store.samples import Sample
+from virnucpro.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exports_module, "_BLOCK", 7)
+
+
+def test_parquet_holds_every_row(sample: Sample, tmp_path: Path) -> None:
+    sample.merge(parquet=tmp_path / "x.parquet")
+    merged = anndata.read_h5ad(sample.output)
+    table = pq.read_table(tmp_path / "x.parquet")
+    assert table.column_names == ["id", "key", "length", "truncated", "embedding"]
+    assert table["id"].to_pylist() == list(merged.obs_names)
+    for name in ("key", "length", "truncated"):
+        assert table[name].to_pylist() == merged.obs[name].tolist()
+    np.testing.assert_array_equal(np.array(table["embedding"].to_pylist(), np.float32), merged.X)
+
+
+def test_npy_stands_beside_its_table(sample: Sample, tmp_path: Path) -> None:
+    sample.merge(npy=tmp_path / "x.npy")
+    merged = anndata.read_h5ad(sample.output)
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy", allow_pickle=False), merged.X)
+    with (tmp_path / "x.tsv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle, delimiter="\t"))
+    assert [row["id"] for row in rows] == list(merged.obs_names)
+    assert [int(row["length"]) for row in rows] == merged.obs["length"].tolist()
+
+
+def test_uniprot_h5_has_a_dataset_a_record(sample: Sample, tmp_path: Path) -> None:
+    sample.merge(uniprot_h5=tmp_path / "x.h5")
+    merged = anndata.read_h5ad(sample.output)
+    with h5py.File(tmp_path / "x.h5") as file:
+        assert set(file) == set(merged.obs_names)
+        for name, row in zip(merged.obs_names, merged.X, strict=True):
+            np.testing.assert_array_equal(file[name][:], row)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "npy", "uniprot-h5"])
+def test_same_rows_give_the_same_bytes(sample: Sample, tmp_path: Path, kind: str) -> None:
+    sample.merge()
+    for name in ("a.npy", "b.npy"):
+        exports_module.export(kind, sample.output, tmp_path / name)
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["parquet", "npy", "uniprot_h5"])
+def test_exports_of_no_rows_are_empty_files_of_the_format(make_sample, tmp_path, kind) -> None:
+    sample = make_sample([("a", "", b"MK")], failed={b"MK": ("not_finite", "NaN")})
+    target = tmp_path / "x.npy"
+    sample.merge(**{kind: target})
+    if kind == "parquet":
+        assert pq.read_table(target).num_rows == 0
+    elif kind == "npy":
+        assert np.load(target).shape == (0, 4)
+    else:
+        with h5py.File(target) as file:
+            assert not len(file)
+
+
+@pytest.mark.parametrize("name", ["a/b", "/", ".", "a\0b"])
+def test_uniprot_h5_refuses_ids_that_are_no_names_before_anything_is_written(
+    make_sample, tmp_path, name
+) -> None:
+    sample = make_sample([("fine", "", b"MK"), (name, "", b"MKV")])
+    with pytest.raises(InputError, match="1 ids cannot name a dataset") as error:
+        sample.merge(uniprot_h5=tmp_path / "out" / "x.h5")
+    assert repr(name) in str(error.value)
+    assert not sample.output.exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_ids_with_dots_and_spaces_are_names(make_sample, tmp_path) -> None:
+    names = ["..", "a.b", "a b", "é", "#", "-"]
+    sample = make_sample([(name, "", b"MK" * (i + 1)) for i, name in enumerate(names)])
+    sample.merge(uniprot_h5=tmp_path / "x.h5")
+    with h5py.File(tmp_path / "x.h5") as file:
+        assert set(file) == set(names)
+
+
+def test_unknown_export_and_unfit_file_name_are_refused(sample: Sample, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="unknown export 'csv'"):
+        sample.merge(csv=tmp_path / "x.csv")
+    with pytest.raises(InputError, match=r"needs a name that ends in \.npy"):
+        sample.merge(npy=tmp_path / "x.tsv")
+    assert not sample.output.exists()

@@ -1,0 +1,216 @@
+"""Fused passes over the activations: each tensor is read once and written once.
+
+All of them are bound by memory, so a pass saved is time saved. They compute in float32 and round
+once, at the end; every row (every element, every sequence) is computed from itself alone and in a
+fixed order, whatever stands beside it. The twins are in `virnucpro.model.kernels.reference`.
+"""
+
+# mypy: disallow_untyped_decorators=False
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+__all__ = ["bias_gelu", "layer_norm", "pool_mean", "residual_layer_norm"]
+
+# Chosen by measurement on an H100 (benchmarks/kernels.py); never tuned at run time, so that bits
+# and start-up time are the same in every run.
+_NORM_ELEMENTS = 4096  # elements of a layer-norm program: several rows of a narrow model
+_GELU_ELEMENTS = 2048
+_POOL_ROWS, _POOL_COLUMNS = 64, 64
+
+
+@triton.jit
+def _layer_norm_kernel(
+    x_ptr: tl.tensor,
+    delta_ptr: tl.tensor,
+    sum_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    weight_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
+    shift_ptr: tl.tensor,
+    tokens: tl.tensor,
+    eps: tl.tensor,
+    DIM: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    SHIFT: tl.constexpr,
+) -> None:
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    inside = (column < DIM)[None, :]
+    mask = (row < tokens)[:, None] & inside
+    at = row.to(tl.int64)[:, None] * DIM + column[None, :]
+    x = tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32)
+    if RESIDUAL:
+        x += tl.load(delta_ptr + at, mask=mask, other=0.0).to(tl.float32)
+        # The norm is that of the sum as it is stored, so that it can be repeated from it.
+        rounded = x.to(sum_ptr.dtype.element_ty)
+        tl.store(sum_ptr + at, rounded, mask=mask)
+        x = rounded.to(tl.float32)
+    if SHIFT:
+        x += tl.load(shift_ptr + column, mask=column < DIM, other=0.0).to(tl.float32)[None, :]
+    mean = tl.sum(x, 1) / DIM
+    centred = tl.where(inside, x - mean[:, None], 0.0)
+    scale = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / DIM + eps)
+    weight = tl.load(weight_ptr + column, mask=column < DIM, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + column, mask=column < DIM, other=0.0).to(tl.float32)
+    y = centred * scale[:, None] * weight[None, :] + bias[None, :]
+    tl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, shift: Tensor | None = None
+) -> Tensor:
+    """Normalise each row; see `reference.layer_norm`."""
+    out = torch.empty_like(x)
+    _launch_norm(x, None, x, out, weight, bias, shift, eps)
+    return out
+
+
+def residual_layer_norm(
+    x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor, eps: float, *, inplace: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Add and normalise in one pass; see `reference.residual_layer_norm`."""
+    if delta.shape != x.shape or not delta.is_contiguous():
+        raise ValueError(f"x is {tuple(x.shape)} and delta {tuple(delta.shape)}: same shape wanted")
+    total = x if inplace else torch.empty_like(x)
+    out = torch.empty_like(x)
+    _launch_norm(x, delta, total, out, weight, bias, None, eps)
+    return total, out
+
+
+def _launch_norm(
+    x: Tensor,
+    delta: Tensor | None,
+    total: Tensor,
+    out: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    shift: Tensor | None,
+    eps: float,
+) -> None:
+    tokens, dim = _rows(x)
+    columns = triton.next_power_of_2(dim)
+    rows = max(1, _NORM_ELEMENTS // columns)
+    _layer_norm_kernel[(triton.cdiv(tokens, rows),)](
+        x,
+        x if delta is None else delta,
+        total,
+        out,
+        weight,
+        bias,
+        weight if shift is None else shift,
+        tokens,
+        eps,
+        DIM=dim,
+        COLUMNS=columns,
+        ROWS=rows,
+        RESIDUAL=delta is not None,
+        SHIFT=shift is not None,
+        num_warps=8 if columns >= 4096 else 4,
+    )
+
+
+@triton.jit
+def _gelu(x: tl.tensor) -> tl.tensor:
+    """Give ``x * Phi(x)``, the erf form, to a relative error of 2e-6 on both sides of zero.
+
+    With z = |x| / sqrt(2) and r = x / 2 * erfc(z), it is x - r for positive and r for negative x:
+    nothing cancels. erfc(z) * exp(z**2) is a polynomial in 1 / (1 + p * z), the form of Abramowitz
+    and Stegun 7.1.26, fitted for the least relative error (4e-7) for z from 0 to 8. It takes fewer
+    instructions than the library's erf, which would bind this pass.
+    """
+    z = tl.abs(x) * 0.7071067811865476
+    t = 1.0 / (1.0 + 0.37 * z)
+    p = 0.447288358 - 0.145746623 * t
+    p = -0.203464921 + p * t
+    p = 0.330220436 + p * t
+    p = 0.147447959 + p * t
+    p = 0.215964122 + p * t
+    p = (0.208290379 + p * t) * t
+    rest = 0.5 * x * p * tl.exp2(-1.4426950408889634 * z * z)
+    return tl.where(x > 0, x - rest, rest)
+
+
+@triton.jit
+def _bias_gelu_kernel(
+    x_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    elements: tl.tensor,
+    COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BIAS: tl.constexpr,
+) -> None:
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = at < elements
+    x = tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32)
+    if BIAS:
+        x += tl.load(bias_ptr + at % COLUMNS, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out_ptr + at, _gelu(x).to(out_ptr.dtype.element_ty), mask=mask)
+
+
+def bias_gelu(x: Tensor, bias: Tensor | None = None, *, inplace: bool = False) -> Tensor:
+    """Apply bias and erf GELU in one pass; see `reference.bias_gelu`."""
+    _, columns = _rows(x)
+    out = x if inplace else torch.empty_like(x)
+    _bias_gelu_kernel[(triton.cdiv(x.numel(), _GELU_ELEMENTS),)](
+        x,
+        x if bias is None else bias,
+        out,
+        x.numel(),
+        COLUMNS=columns,
+        BLOCK=_GELU_ELEMENTS,
+        BIAS=bias is not None,
+        num_warps=4,
+    )
+    return out
+
+
+@triton.jit
+def _pool_mean_kernel(
+    hidden_ptr: tl.tensor,
+    bounds_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    DIM: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+) -> None:
+    sequence = tl.program_id(0)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    first = tl.load(bounds_ptr + sequence).to(tl.int64) + 1
+    residues = tl.load(bounds_ptr + sequence + 1).to(tl.int64) - 1 - first
+    row = tl.arange(0, ROWS)
+    inside = (column < DIM)[None, :]
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for start in range(0, residues, ROWS):
+        mask = ((start + row) < residues)[:, None] & inside
+        at = (first + start + row)[:, None] * DIM + column[None, :]
+        total += tl.load(hidden_ptr + at, mask=mask, other=0.0).to(tl.float32)
+    # 0 / 0: a sequence without residues has no mean, and NaN says so.
+    mean = tl.sum(total, 0) / tl.maximum(residues, 0).to(tl.float32)
+    tl.store(out_ptr + sequence.to(tl.int64) * DIM + column, mean, mask=column < DIM)
+
+
+def pool_mean(hidden: Tensor, cu_seqlens: Tensor, out: Tensor | None = None) -> Tensor:
+    """Average over the residues of each sequence; see `reference.pool_mean`."""
+    _, dim = _rows(hidden)
+    sequences = len(cu_seqlens) - 1
+    if out is None:
+        out = hidden.new_empty(sequences, dim, dtype=torch.float32)
+    _pool_mean_kernel[(sequences, triton.cdiv(dim, _POOL_COLUMNS))](
+        hidden, cu_seqlens, out, DIM=dim, ROWS=_POOL_ROWS, COLUMNS=_POOL_COLUMNS, num_warps=4
+    )
+    return out
+
+
+def _rows(x: Tensor) -> tuple[int, int]:
+    """Give the shape of a matrix, after checking that its rows follow one another."""
+    if x.dim() != 2 or not x.is_contiguous():
+        raise ValueError(f"a contiguous matrix is wanted, not shape {tuple(x.shape)}")
+    return x.shape[0], x.shape[1]

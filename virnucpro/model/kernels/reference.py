@@ -1,0 +1,119 @@
+"""The kernels' twins in plain torch: the same arguments and results, on any device and dtype.
+
+They are what the kernels are tested against, and what runs in a kernel's place where it is switched
+off (`virnucpro.model.kernels.select`). Clear before fast.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["bias_gelu", "layer_norm", "packed_attention", "pool_mean", "residual_layer_norm"]
+
+
+def packed_attention(
+    qkv: Tensor, cos: Tensor, sin: Tensor, tiles: Tensor, *, out: Tensor | None = None
+) -> Tensor:
+    """Attend within each packed sequence, rotary positions included.
+
+    Args:
+        qkv: [T, 3, H, D], not rotated.
+        cos: [P, D/2] float32, P at least the longest sequence.
+        sin: like `cos`.
+        tiles: [3, n] int32 as `attention_tiles` gives them; any block size does.
+        out: [T, H*D] to write to; new when left out.
+
+    Returns:
+        [T, H*D] in the dtype of `qkv`. Rows that no tile covers are not written.
+    """
+    T, _, H, D = qkv.shape
+    if out is None:
+        out = qkv.new_empty(T, H * D)
+    starts, lengths, _ = tiles.cpu()
+    for start, length in sorted({(int(s), int(n)) for s, n in zip(starts, lengths, strict=True)}):
+        if length == 0:
+            continue
+        rows = slice(start, start + length)
+        q, k = (_rotate(qkv[rows, part], cos[:length], sin[:length]) for part in (0, 1))
+        q, k, v = (x.float().transpose(0, 1) for x in (q, k, qkv[rows, 2]))  # [H, n, D]
+        weights = torch.softmax(q @ k.transpose(1, 2) * D**-0.5, dim=-1)
+        out[rows] = (weights @ v).transpose(0, 1).reshape(length, H * D).to(out.dtype)
+    return out
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the two halves of each head of x [n, H, D] (fair-esm's ``rotary_embedding.py``)."""
+    first, second = x.float().chunk(2, dim=-1)
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+
+
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, shift: Tensor | None = None
+) -> Tensor:
+    """Normalise each row.
+
+    Args:
+        x: [T, dim].
+        weight: [dim].
+        bias: [dim].
+        eps: added to the variance.
+        shift: [dim], added to each row first, in float32. It stands for biases that a residual
+            stream left out because its matrix products add into it in place.
+
+    Returns:
+        [T, dim] in the dtype of `x`; statistics are in float32.
+    """
+    rows = x.float() if shift is None else x.float() + shift.float()
+    return F.layer_norm(rows, x.shape[-1:], weight.float(), bias.float(), eps).to(x.dtype)
+
+
+def residual_layer_norm(
+    x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor, eps: float, *, inplace: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Add and normalise.
+
+    Args:
+        x: [T, dim], the residual stream.
+        delta: [T, dim], what a block adds to it.
+        weight: [dim].
+        bias: [dim].
+        eps: added to the variance.
+        inplace: write the sum to `x`.
+
+    Returns:
+        ``x + delta`` rounded to the dtype of `x`, and the layer norm of that sum.
+    """
+    total = x.add_(delta) if inplace else x + delta
+    return total, layer_norm(total, weight, bias, eps)
+
+
+def bias_gelu(x: Tensor, bias: Tensor | None = None, *, inplace: bool = False) -> Tensor:
+    """Give ``gelu(x + bias)`` of x [T, N] and bias [N], the erf form, computed in float32."""
+    shifted = x.float() if bias is None else x.float() + bias.float()
+    activated = F.gelu(shifted)
+    return x.copy_(activated) if inplace else activated.to(x.dtype)
+
+
+def pool_mean(hidden: Tensor, cu_seqlens: Tensor, out: Tensor | None = None) -> Tensor:
+    """Average over the residues of each sequence in float32; first and last token left out.
+
+    Args:
+        hidden: [T, dim].
+        cu_seqlens: [B+1] int32 bounds in tokens.
+        out: [B, dim] float32 to write to; new when left out.
+
+    Returns:
+        [B, dim] float32; NaN for a sequence without residues.
+    """
+    bounds = cu_seqlens.tolist()
+    if out is None:
+        out = hidden.new_empty(len(bounds) - 1, hidden.shape[1], dtype=torch.float32)
+    for i, (start, end) in enumerate(pairwise(bounds)):
+        # A sequence of two tokens or fewer has no residue: the mean of nothing is NaN.
+        out[i] = hidden[start + 1 : max(end - 1, start + 1)].float().mean(dim=0)
+    return out

@@ -1,0 +1,137 @@
+"""Making plans: which items of a shard run together in which batch.
+
+An item is a part (key, start, end) of one sequence: all of it, its N-terminal part, or a window. A
+plan depends on nothing but the sequences' keys and lengths and the parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.data.first_fit import SPECIAL_TOKENS, first_fit_decreasing
+from virnucpro.errors import DataError, InputError
+from virnucpro.plan.items import Items, check_parameters, cut_items, key_array, rising
+from virnucpro.plan.table import (
+    ALGORITHM,
+    Plan,
+    content_hash,
+    parse_plan,
+    plan_parameters,
+    read_plan,
+    write_plan,
+)
+
+__all__ = [
+    "ALGORITHM",
+    "Plan",
+    "check_plan_fits",
+    "make_plan",
+    "parse_plan",
+    "plan_parameters",
+    "read_plan",
+    "replan",
+    "write_plan",
+]
+
+
+def make_plan(
+    keys: Sequence[str] | NDArray[np.uint8],
+    lengths: NDArray[Any],
+    *,
+    token_budget: int,
+    max_sequence_length: int,
+    long_sequences: str = "truncate",
+) -> Plan:
+    """Pack the sequences of a shard: First-Fit Decreasing, ties by key, then by start.
+
+    Args:
+        keys: [sequences] keys in the shard's order, which is rising: hexadecimal, or
+            uint8 [sequences, 16].
+        lengths: [sequences] residues, at least 1 each.
+        token_budget: tokens that a batch holds.
+        max_sequence_length: residues that an item has at most.
+        long_sequences: "truncate" or "window".
+
+    Returns:
+        The plan.
+
+    Raises:
+        InputError: the parameters do not go together.
+        ValueError: the keys are not rising, or a sequence is empty.
+    """
+    check_parameters(token_budget, max_sequence_length, long_sequences)
+    by_row = key_array(keys)
+    lengths = np.asarray(lengths, np.int64)
+    if len(by_row) != len(lengths):
+        raise ValueError(f"{len(by_row)} keys, but {len(lengths)} lengths")
+    if lengths.size and lengths.min() < 1:
+        raise ValueError(f"sequence {int(lengths.argmin())} is empty")
+    if not rising(by_row):
+        raise ValueError("the keys of a shard must be sorted and distinct")
+    items = cut_items(lengths, max_sequence_length, long_sequences)
+    parameters = plan_parameters(token_budget, max_sequence_length, long_sequences)
+    return _pack(parameters, items, by_row[items.row])
+
+
+def replan(plan: Plan, token_budget: int) -> Plan:
+    """Pack a plan's items at another budget; it equals the plan made at that budget.
+
+    Raises:
+        InputError: an item costs more than the budget.
+    """
+    longest = int(plan.tokens.max(initial=0))
+    if longest > token_budget:
+        raise InputError(
+            f"the plan has an item of {longest} tokens, more than the token budget of "
+            f"{token_budget}",
+            hint="raise the token budget, or plan with a smaller maximum sequence length",
+        )
+    # Items of one length stand in the order of ties already: first fit never puts the later of two
+    # into an earlier batch.
+    items = Items(
+        row=plan.row.astype(np.int64),
+        start=plan.start.astype(np.int64),
+        end=plan.end.astype(np.int64),
+        truncated=plan.truncated,
+    )
+    return _pack({**plan.parameters, "token_budget": token_budget}, items, plan.keys)
+
+
+def check_plan_fits(plan: Plan, keys: NDArray[np.uint8], lengths: NDArray[Any]) -> None:
+    """Check that a plan was made of these sequences, and of each of them.
+
+    Args:
+        plan: the plan.
+        keys: [sequences, 16] the shard's keys.
+        lengths: [sequences] residues.
+
+    Raises:
+        DataError: an item is not of this shard, or a sequence has no item.
+    """
+    rows = np.unique(plan.row)
+    if (
+        not np.array_equal(rows, np.arange(len(keys)))
+        or not np.array_equal(plan.keys, keys[plan.row])
+        or bool(np.any(plan.end > np.asarray(lengths)[plan.row]))
+    ):
+        raise DataError("the plan was made of another shard", hint="make the plan again")
+
+
+def _pack(parameters: dict[str, Any], items: Items, keys: NDArray[np.uint8]) -> Plan:
+    """Pack items, of which those of one length are in the order of ties."""
+    tokens = items.end - items.start + SPECIAL_TOKENS
+    order, batch = first_fit_decreasing(tokens, parameters["token_budget"])
+    row, start, end = (column[order].astype(np.int32) for column in items[:3])
+    columns = (batch, row, start, end, items.truncated[order], keys[order])
+    return Plan(
+        parameters["token_budget"],
+        parameters["max_sequence_length"],
+        parameters["long_sequences"],
+        parameters["algorithm"],
+        *columns,
+        content_hash=content_hash(parameters, columns),
+    )

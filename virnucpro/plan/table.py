@@ -1,0 +1,255 @@
+"""A plan as a table: the items of one shard in batch order, in memory and as a Parquet file.
+
+The content hash covers the parameters and all columns, so a file that was damaged or changed by
+hand is found, and equal plans are equal on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from virnucpro.data.first_fit import SPECIAL_TOKENS, batch_offsets
+from virnucpro.errors import DataError
+from virnucpro.files import atomic_path
+from virnucpro.formats import PLAN_FORMAT, check_format
+from virnucpro.sequences.alphabet import KEY_BYTES
+
+__all__ = [
+    "ALGORITHM",
+    "SCHEMA",
+    "Plan",
+    "content_hash",
+    "parse_plan",
+    "plan_parameters",
+    "read_plan",
+    "write_plan",
+]
+
+#: Named in every plan; another name means other batches.
+ALGORITHM = "first-fit-decreasing"
+
+SCHEMA = pa.schema(
+    [
+        pa.field("batch", pa.int32(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("key", pa.binary(KEY_BYTES), nullable=False),
+        pa.field("start", pa.int32(), nullable=False),
+        pa.field("end", pa.int32(), nullable=False),
+        pa.field("tokens", pa.int32(), nullable=False),
+        pa.field("truncated", pa.bool_(), nullable=False),
+    ]
+)
+_METADATA = b"virnucpro"
+_PARAMETERS = {
+    "format": int,
+    "token_budget": int,
+    "max_sequence_length": int,
+    "long_sequences": str,
+    "algorithm": str,
+    "content_hash": str,
+}
+_REMAKE = "remove the file so that it is made again"
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The items of a shard in batch order. All arrays are [items].
+
+    Attributes:
+        token_budget: tokens that a batch holds.
+        max_sequence_length: residues that an item has at most.
+        long_sequences: what was done with longer sequences, "truncate" or "window".
+        algorithm: how the items were packed.
+        batch: int32, the item's batch; 0, 0, ..., 1, ...
+        row: int32, number of the item's sequence in the shard FASTA.
+        start: int32, the item's first residue in the sequence, from 0.
+        end: int32, one past its last residue.
+        truncated: bool, whether the sequence was cut and the rest is not computed.
+        keys: uint8 [items, 16], the sequence's key.
+    """
+
+    token_budget: int
+    max_sequence_length: int
+    long_sequences: str
+    algorithm: str
+    batch: NDArray[np.int32]
+    row: NDArray[np.int32]
+    start: NDArray[np.int32]
+    end: NDArray[np.int32]
+    truncated: NDArray[np.bool_]
+    keys: NDArray[np.uint8]
+    content_hash: str
+
+    @property
+    def items(self) -> int:
+        """Number of items."""
+        return len(self.batch)
+
+    @property
+    def batches(self) -> int:
+        """Number of batches."""
+        return int(self.batch[-1]) + 1 if self.items else 0
+
+    @property
+    def tokens(self) -> NDArray[np.int32]:
+        """Tokens of each item, [items]: its residues, BOS and EOS."""
+        return self.end - self.start + np.int32(SPECIAL_TOKENS)
+
+    @property
+    def batch_offsets(self) -> NDArray[np.int64]:
+        """Where each batch starts among the items, [batches + 1]."""
+        return batch_offsets(self.batch)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the plan was made with, as it stands in its file and in its hash."""
+        return {
+            **plan_parameters(self.token_budget, self.max_sequence_length, self.long_sequences),
+            "algorithm": self.algorithm,
+        }
+
+
+def plan_parameters(
+    token_budget: int, max_sequence_length: int, long_sequences: str
+) -> dict[str, Any]:
+    """Give the parameters that, with the sequences, decide a plan."""
+    return {
+        "format": PLAN_FORMAT,
+        "token_budget": token_budget,
+        "max_sequence_length": max_sequence_length,
+        "long_sequences": long_sequences,
+        "algorithm": ALGORITHM,
+    }
+
+
+def write_plan(plan: Plan, path: Path) -> None:
+    """Write a plan as Parquet; equal plans give equal bytes.
+
+    Raises:
+        OSError: writing failed.
+    """
+    columns: dict[str, NDArray[Any]] = {
+        "batch": plan.batch,
+        "row": plan.row,
+        "key": plan.keys,
+        "start": plan.start,
+        "end": plan.end,
+        "tokens": plan.tokens,
+        "truncated": plan.truncated,
+    }
+    arrays = [_to_arrow(columns[field.name], field.type) for field in SCHEMA]
+    metadata = json.dumps({**plan.parameters, "content_hash": plan.content_hash}, sort_keys=True)
+    table = pa.Table.from_arrays(arrays, schema=SCHEMA.with_metadata({_METADATA: metadata}))
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", compression_level=3)
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan and verify it.
+
+    Raises:
+        DataError: the file is missing or damaged, is not a plan, or was changed.
+        InputError: it has another format number.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError("the plan is missing", path=path) from None
+    return parse_plan(content, path)
+
+
+def parse_plan(content: bytes, path: Path) -> Plan:
+    """Make a plan of its file's bytes and verify it; as `read_plan`, with `path` for messages."""
+    try:
+        table = pq.ParquetFile(pa.BufferReader(content)).read()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"is not a readable plan ({error})", path=path, hint=_REMAKE) from error
+    parameters = _read_parameters(table.schema, path)
+    if not table.schema.equals(SCHEMA):
+        raise DataError("does not have a plan's columns", path=path, hint=_REMAKE)
+    if any(table[name].null_count for name in table.column_names):
+        raise DataError("has empty cells", path=path, hint=_REMAKE)
+    values: dict[str, Any] = {
+        name: _to_numpy(table[name].combine_chunks()) for name in table.column_names
+    }
+    tokens, keys = values.pop("tokens"), values.pop("key")
+    del parameters["format"]
+    plan = Plan(**parameters, **values, keys=keys)
+    if problem := _problem(plan, tokens):
+        raise DataError(f"the plan is damaged: {problem}", path=path, hint=_REMAKE)
+    return plan
+
+
+# Through the buffers: Arrow's own conversions load pandas where it is installed, half a second that
+# every shard would wait for.
+
+
+def _to_arrow(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """Give a column, [items] or [items, bytes of a key], as an Arrow array."""
+    packed = np.packbits(values, bitorder="little") if values.dtype == np.bool_ else values
+    buffer = pa.py_buffer(np.ascontiguousarray(packed))
+    return pa.Array.from_buffers(kind, len(values), [None, buffer])
+
+
+def _to_numpy(column: pa.Array) -> NDArray[Any]:
+    """Give an Arrow array of a plan as [items], or [items, bytes of a key]."""
+    first, end = column.offset, column.offset + len(column)
+    raw = np.frombuffer(column.buffers()[1] or b"", np.uint8)
+    if column.type == pa.bool_():
+        return np.unpackbits(raw, bitorder="little")[first:end].astype(np.bool_)
+    width = column.type.byte_width
+    cells = raw[first * width : end * width]
+    return cells.view(np.int32) if column.type == pa.int32() else cells.reshape(-1, width)
+
+
+def _read_parameters(schema: pa.Schema, path: Path) -> dict[str, Any]:
+    try:
+        parameters = json.loads((schema.metadata or {})[_METADATA])
+        check_format("plan", parameters["format"], PLAN_FORMAT, path=path)
+        types = {name: type(parameters[name]) for name in _PARAMETERS}
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError("does not say how it was planned", path=path, hint=_REMAKE) from error
+    if types != _PARAMETERS or set(parameters) != set(_PARAMETERS):
+        raise DataError("does not say how it was planned", path=path, hint=_REMAKE)
+    return dict(parameters)
+
+
+def _problem(plan: Plan, tokens: NDArray[np.int32]) -> str | None:
+    """Say what is wrong with a plan that was read; None for nothing."""
+    if plan.content_hash != content_hash(plan.parameters, _columns(plan)):
+        return "its content hash is wrong"
+    steps = np.diff(plan.batch, prepend=0)
+    if plan.items and (plan.batch[0] != 0 or steps.min() < 0 or steps.max() > 1):
+        return "its batches are not numbered 0, 1, ... in order"
+    if not np.array_equal(tokens, plan.tokens):
+        return "its tokens are not its residues and two"
+    if plan.items and min(plan.row.min(), plan.start.min()) < 0:
+        return "a row or a start is negative"
+    residues = plan.end.astype(np.int64) - plan.start
+    if plan.items and not 1 <= residues.min() <= residues.max() <= plan.max_sequence_length:
+        return f"an item does not have 1 to {plan.max_sequence_length} residues"
+    if int(np.bincount(plan.batch, plan.tokens).max(initial=0)) > plan.token_budget:
+        return f"a batch has more than {plan.token_budget} tokens"
+    return None
+
+
+def _columns(plan: Plan) -> tuple[NDArray[Any], ...]:
+    return plan.batch, plan.row, plan.start, plan.end, plan.truncated, plan.keys
+
+
+def content_hash(parameters: dict[str, Any], columns: Sequence[NDArray[Any]]) -> str:
+    """Hash a plan: BLAKE2b-128 over its parameters and its columns' bytes, in hexadecimal."""
+    digest = hashlib.blake2b(json.dumps(parameters, sort_keys=True).encode(), digest_size=16)
+    for column in columns:
+        digest.update(np.ascontiguousarray(column).data)
+    return digest.hexdigest()

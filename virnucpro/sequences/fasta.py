@@ -1,0 +1,248 @@
+r"""FASTA as a stream of records, in memory that depends neither on the file nor on a record.
+
+The parser works on bytes and takes blocks cut anywhere. Inside a block it never goes line by line:
+records are split at ``\n>``, and line breaks leave a record in one `bytes.translate`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from virnucpro.errors import InputError
+from virnucpro.sequences.compression import Digest, name_of, open_blocks
+from virnucpro.sequences.record import SPACE, OpenRecord, Record
+
+__all__ = ["MAX_HEADER_BYTES", "FastaParser", "Record", "read_fasta"]
+
+logger = logging.getLogger(__name__)
+
+MAX_HEADER_BYTES = 1 << 16
+
+_WORD_END = re.compile("[ \t]")
+_NOT_FASTA = (
+    (
+        b"\xef\xbb\xbf",
+        "starts with a byte order mark (BOM)",
+        "remove its first three bytes: tail -c +4 FILE > CLEAN",
+    ),
+    (
+        (b"\xff\xfe", b"\xfe\xff"),
+        "is UTF-16 text",
+        "convert it: iconv -f UTF-16 -t UTF-8 FILE > CLEAN, and remove a byte order mark",
+    ),
+    (
+        b"@",
+        "looks like FASTQ ('@' where the first '>' is expected)",
+        "FASTA of proteins is expected: assemble the reads and predict proteins first",
+    ),
+    (b";", "has a ';' line before the first '>'", "remove the ';' comment lines"),
+    (b"PK\x03\x04", "is a zip archive", "unpack it, or compress it with gzip instead"),
+    (b"", "has text before the first '>'", "is it FASTA? Remove what stands before the first '>'"),
+)
+
+
+def read_fasta(
+    path: Path | str,
+    *,
+    max_record_residues: int | None = None,
+    digest: Digest | None = None,
+) -> Iterator[Record]:
+    """Read the records of one FASTA file, plain or compressed, in file order.
+
+    Args:
+        path: the file; "-" is standard input.
+        max_record_residues: letters of a record that are kept; None keeps all, whatever the memory.
+        digest: takes the raw bytes of the file as they pass (see `open_blocks`).
+
+    Yields:
+        Each record, also those without residues.
+
+    Raises:
+        InputError: the file cannot be read or decompressed, or is not FASTA: something else before
+            the first ">", an empty id, a header over 64 KiB, a ">" among residues.
+    """
+    parser = FastaParser(name_of(path), max_record_residues=max_record_residues)
+    for block in open_blocks(path, digest=digest):
+        yield from parser.feed(block)
+    yield from parser.finish()
+
+
+class FastaParser:
+    """Turns blocks of bytes, cut anywhere, into records.
+
+    Args:
+        path: the file's name, for records and messages.
+        max_record_residues: letters of a record that are kept.
+    """
+
+    def __init__(self, path: str, *, max_record_residues: int | None = None) -> None:
+        self.path = path
+        self.limit = max_record_residues
+        self._most = sys.maxsize if max_record_residues is None else max_record_residues
+        self._line = 1  # of the first byte in _tail
+        self._tail = b""  # a header without its end, or a line break that may precede a ">"
+        self._started = False
+        self._after_cr = False
+        self._open: OpenRecord | None = None
+        self._latin1_headers = 0
+
+    def feed(self, block: bytes) -> Iterator[Record]:
+        """Take the next bytes and give the records that end in them.
+
+        Raises:
+            InputError: see `read_fasta`.
+        """
+        text = self._tail + self._unix_lines(block)
+        if not self._started:
+            text = self._start(text, final=False)
+            if not self._started:
+                self._tail = text
+                return
+        *complete, rest = text.split(b"\n>")
+        for part in complete:
+            yield self._close(part)
+        self._hold(rest)
+
+    def finish(self) -> Iterator[Record]:
+        """Give the last record, if there is any.
+
+        Raises:
+            InputError: see `read_fasta`.
+        """
+        if not self._started:
+            self._tail = self._start(self._tail, final=True)
+        if self._started:
+            yield self._close(self._tail)
+        if self._latin1_headers > 1:
+            logger.warning("%s: %d headers were read as Latin-1", self.path, self._latin1_headers)
+
+    def _unix_lines(self, block: bytes) -> bytes:
+        """Turn CRLF and CR into LF, also where a block ends between the two."""
+        if not block:
+            return block
+        if self._after_cr:
+            block = block.removeprefix(b"\n")
+        self._after_cr = block.endswith(b"\r")
+        if b"\r" in block:
+            block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        return block
+
+    def _start(self, text: bytes, *, final: bool) -> bytes:
+        """Skip blank lines before the first ">"; refuse anything else."""
+        content = text.lstrip(SPACE)
+        self._line += text.count(b"\n", 0, len(text) - len(content))
+        if content.startswith(b">"):
+            self._started = True
+            return content[1:]
+        if content and (final or len(content) >= len(b"PK\x03\x04")):
+            message, hint = next(
+                (message, hint) for magic, message, hint in _NOT_FASTA if content.startswith(magic)
+            )
+            raise InputError(message, path=self.path, line=self._line, hint=hint)
+        return content
+
+    def _close(self, part: bytes) -> Record:
+        """Make the record that ends with `part`."""
+        opened = self._open
+        if opened is None:
+            record = self._whole(part)
+            if record is not None:
+                return record
+            opened = self._opened(part)
+            part = part[len(opened.header) :]
+        self._check_residues(part)
+        self._line += opened.extend(part) + 1
+        self._open = None
+        return Record(
+            *self._names(opened.header, opened.line),
+            bytes(opened.residues),
+            self.path,
+            opened.line,
+            opened.excess,
+            opened.whitespace,
+        )
+
+    def _whole(self, part: bytes) -> Record | None:
+        """Make the usual record in few steps: all of it in one block, nothing to count."""
+        header, _, body = part.partition(b"\n")
+        residues = body.replace(b"\n", b"")
+        if not residues.rstrip(b"*").isalpha() or len(residues) > self._most:
+            return None
+        if len(header) > MAX_HEADER_BYTES:
+            self._check_header(header)
+        line = self._line
+        identifier, description = self._names(header, line)
+        self._line = line + len(body) - len(residues) + 2
+        return Record(identifier, description, residues, self.path, line)
+
+    def _hold(self, rest: bytes) -> None:
+        """Keep what may go on in the next block: a part of a header, or an open record."""
+        if self._open is None:
+            if b"\n" not in rest:
+                self._check_header(rest)
+                self._tail = rest
+                return
+            self._open = self._opened(rest)
+            rest = rest[len(self._open.header) :]
+        body = rest.removesuffix(b"\n")
+        self._check_residues(body)
+        self._line += self._open.extend(body)
+        self._tail = rest[len(body) :]
+
+    def _opened(self, part: bytes) -> OpenRecord:
+        end = part.find(b"\n")
+        header = part if end < 0 else part[:end]
+        self._check_header(header)
+        return OpenRecord(header, self._line, self.limit)
+
+    def _check_header(self, header: bytes) -> None:
+        if len(header) > MAX_HEADER_BYTES:
+            raise InputError(
+                f"the header is longer than {MAX_HEADER_BYTES} bytes",
+                path=self.path,
+                line=self._line,
+                hint="is a line break missing between header and residues?",
+            )
+
+    def _check_residues(self, body: bytes) -> None:
+        place = body.find(b">")
+        if place >= 0:
+            raise InputError(
+                "has a '>' among the residues",
+                path=self.path,
+                line=self._line + body.count(b"\n", 0, place),
+                hint="was a file without a final line break joined with another? "
+                "Each header begins a line of its own",
+            )
+
+    def _names(self, header: bytes, line: int) -> tuple[str, str]:
+        """Split a header into id and description."""
+        try:
+            text = header.decode()
+        except UnicodeDecodeError:
+            text = self._latin1(header, line)
+        text = text.strip(" \t")
+        if "\t" in text:
+            identifier, description = _WORD_END.split(text, maxsplit=1)
+        else:
+            identifier, _, description = text.partition(" ")
+        if not identifier:
+            raise InputError(
+                "the record has no id",
+                path=self.path,
+                line=line,
+                hint="give each record a name right after the '>'",
+            )
+        return identifier, description.lstrip(" \t")
+
+    def _latin1(self, header: bytes, line: int) -> str:
+        self._latin1_headers += 1
+        if self._latin1_headers == 1:
+            logger.warning(
+                "%s, line %d: the header is not UTF-8 and was read as Latin-1", self.path, line
+            )
+        return header.decode("latin-1")

@@ -1,0 +1,223 @@
+"""The second half of a split: from the spools to the shards, the records and the quarantine."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from virnucpro.files import atomic_path, write_bytes
+from virnucpro.sequences.alphabet import KEY_BYTES
+from virnucpro.sequences.identifiers import Renames
+from virnucpro.sequences.shards import shard_bytes
+from virnucpro.sequences.spool import BUCKETS, PARTITIONS, PartitionSpool, RecordSpool
+
+__all__ = [
+    "QUARANTINE_COLUMNS",
+    "RECORDS_SCHEMA",
+    "ShardTotals",
+    "choose_shards",
+    "count_rows",
+    "write_records",
+    "write_shards",
+]
+
+QUARANTINE_COLUMNS = ("sample", "id", "file", "line", "length", "reason", "detail")
+
+RECORDS_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("description", pa.string()),
+        ("length", pa.int32()),
+        ("key", pa.binary(KEY_BYTES)),
+        ("shard", pa.int32()),
+        ("replaced", pa.int32()),
+        ("normalised", pa.bool_()),
+        ("file", pa.int32()),
+        ("line", pa.int64()),
+    ]
+)
+_REPETITIVE = ["shard", "replaced", "normalised", "file"]  # worth a dictionary in Parquet
+_FRAME = 2 * KEY_BYTES + 2  # of a spooled line: the key, a space, a line feed
+
+
+@dataclass
+class ShardTotals:
+    """What was written into the shards.
+
+    Attributes:
+        shards: the manifest's entry of each shard.
+        lengths: number of distinct sequences of each length in residues.
+    """
+
+    shards: list[dict[str, Any]] = field(default_factory=list)
+    lengths: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def sequences(self) -> int:
+        """Distinct sequences."""
+        return self.lengths.total()
+
+    @property
+    def residues(self) -> int:
+        """Residues of the distinct sequences."""
+        return sum(length * count for length, count in self.lengths.items())
+
+    def length_summary(self) -> dict[str, float]:
+        """Summarise the lengths of the distinct sequences, in residues."""
+        values = np.array(sorted(self.lengths), np.int64)
+        ends = np.cumsum([self.lengths[int(value)] for value in values])
+        middle = [(self.sequences - 1) // 2, self.sequences // 2]
+        low, high = values[np.searchsorted(ends, middle, side="right")]
+        return {
+            "min": int(values[0]),
+            "median": float(low + high) / 2,
+            "mean": round(self.residues / self.sequences, 3),
+            "max": int(values[-1]),
+        }
+
+
+def choose_shards(tokens: npt.NDArray[np.int64], shard_tokens: int) -> int:
+    """Choose the number of shards: the smallest power of two that keeps them small enough.
+
+    A bucket that is over the limit by itself (one giant sequence, or many copies of one) is left
+    out, because no number of shards would make it smaller.
+
+    Args:
+        tokens: [BUCKETS] tokens of all sequences by the first two bytes of their key, as a
+            little-endian number.
+        shard_tokens: tokens that no shard may exceed.
+
+    Returns:
+        1 to 65,536.
+    """
+    divisible = np.where(tokens > shard_tokens, 0, tokens)
+    number = 1
+    while number < BUCKETS:
+        # Bucket b belongs to shard b % number: these are the columns of rows of that length.
+        if divisible.reshape(-1, number).sum(axis=0).max() <= shard_tokens:
+            break
+        number *= 2
+    return number
+
+
+def write_shards(spool: PartitionSpool, number: int, directory: Path) -> ShardTotals:
+    """Write each shard's distinct sequences; frees the spool's disk space on the way.
+
+    Args:
+        spool: sequences of the accepted records.
+        number: number of shards, a power of two.
+        directory: where `00000.fasta` and so on are written.
+    """
+    totals = ShardTotals()
+    entries: dict[int, dict[str, Any]] = {}
+    for shard, lines in _shard_lines(spool, number):
+        content = shard_bytes(lines)
+        name = f"{shard:05d}"
+        write_bytes(directory / f"{name}.fasta", content)
+        lengths = {size - _FRAME: count for size, count in Counter(map(len, lines)).items()}
+        totals.lengths.update(lengths)
+        entries[shard] = {
+            "name": name,
+            "sequences": len(lines),
+            "tokens": sum((length + 2) * count for length, count in lengths.items()),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
+    totals.shards = [entries[shard] for shard in range(number)]
+    return totals
+
+
+def _shard_lines(spool: PartitionSpool, number: int) -> Iterator[tuple[int, set[bytes]]]:
+    """Give each shard's distinct sequences: some partitions joined, or one partition divided."""
+    for first in range(min(number, PARTITIONS)):
+        shards: dict[int, set[bytes]] = {shard: set() for shard in range(first, number, PARTITIONS)}
+        for partition in range(first, PARTITIONS, number):
+            for lines in spool.lines(partition):
+                if len(shards) == 1:
+                    shards[first].update(lines)
+                    continue
+                for line in lines:
+                    bucket = partition | int(line[2:4], 16) << 8
+                    shards[bucket % number].add(line)
+            spool.remove(partition)
+        yield from shards.items()
+
+
+def write_records(
+    spool: RecordSpool,
+    *,
+    renames: Renames,
+    shards: int,
+    sample: str,
+    files: Sequence[str],
+    records: Path,
+    quarantine: Path,
+) -> None:
+    """Write accepted records to `records` (Parquet) and the others to `quarantine` (TSV).
+
+    Args:
+        spool: the closed spool of all records.
+        renames: new ids of records whose id was taken.
+        shards: number of shards.
+        sample: name of the sample.
+        files: names of the input files.
+        records: is written in row groups of at most 32,768 records, in input order.
+        quarantine: is written in input order.
+    """
+    first_row = 0
+    with (
+        atomic_path(quarantine) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as handle,
+        pq.ParquetWriter(
+            records, RECORDS_SCHEMA, compression="zstd", use_dictionary=_REPETITIVE
+        ) as parquet,
+    ):
+        table = _table_writer(handle)
+        table.writerow(QUARANTINE_COLUMNS)
+        for batch in spool.batches():
+            ids = renames.apply(batch.column("id"), first_row)
+            first_row += len(batch)
+            batch = batch.set_column(0, "id", ids)
+            accepted = pc.equal(batch.column("reason"), "")
+            if accepted.true_count:
+                parquet.write_batch(_with_shard(batch.filter(accepted), shards))
+            if accepted.true_count < len(batch):
+                for row in batch.filter(pc.invert(accepted)).to_pylist():
+                    row |= {"sample": sample, "file": files[row["file"]]}
+                    table.writerow([row[column] for column in QUARANTINE_COLUMNS])
+
+
+def count_rows(records: Path, quarantine: Path) -> tuple[int, int]:
+    """Count the rows of the two files as they are on disk: accepted, quarantined."""
+    csv.field_size_limit(1 << 20)
+    with quarantine.open(encoding="utf-8", newline="") as handle:
+        rows = sum(1 for _ in csv.reader(handle, delimiter="\t", strict=True))
+    with pq.ParquetFile(records) as parquet:
+        return parquet.metadata.num_rows, rows - 1
+
+
+def _table_writer(handle: TextIO) -> Any:
+    return csv.writer(handle, delimiter="\t", lineterminator="\n")
+
+
+def _with_shard(batch: pa.RecordBatch, shards: int) -> pa.RecordBatch:
+    """Make a block of records.parquet from spooled records."""
+    prefixes = np.frombuffer(b"".join(batch.column("key").to_pylist()), "<u8")[::2]
+    columns = {name: batch.column(name) for name in batch.schema.names}
+    columns["shard"] = pa.array((prefixes % np.uint64(shards)).astype(np.int32))
+    arrays = [columns[name].cast(kind) for name, kind in zip(*_columns(), strict=True)]
+    return pa.record_batch(arrays, schema=RECORDS_SCHEMA)
+
+
+def _columns() -> tuple[list[str], list[Any]]:
+    return RECORDS_SCHEMA.names, RECORDS_SCHEMA.types

@@ -1,0 +1,88 @@
+"""Shard files: the distinct sequences of one part of a sample, as FASTA named by content.
+
+Each sequence is a line ``>{key as hex}`` and a line of residues, in the order of the keys, so that
+a shard's bytes follow from the set of its sequences and from nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from virnucpro.errors import DataError
+from virnucpro.files import write_bytes
+from virnucpro.sequences.alphabet import sequence_key
+
+__all__ = ["ShardSequences", "read_shard", "shard_bytes", "write_shard"]
+
+_HINT = "remove the shards of this sample, so that they are made again"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSequences:
+    """The sequences of a shard; the index in both lists is the row that plans refer to.
+
+    Attributes:
+        keys: hexadecimal keys, strictly rising.
+        residues: normalised residues.
+    """
+
+    keys: list[str]
+    residues: list[bytes]
+
+    def __len__(self) -> int:
+        """Number of sequences."""
+        return len(self.keys)
+
+
+def shard_bytes(lines: Iterable[bytes]) -> bytes:
+    """Make a shard's content.
+
+    Args:
+        lines: of key as hex, space, residues and line feed; distinct, in any order.
+    """
+    return b">".join([b"", *sorted(lines)]).replace(b" ", b"\n")
+
+
+def write_shard(path: Path, sequences: Iterable[bytes]) -> None:
+    """Write a shard of distinct sequences, sorted by key.
+
+    Args:
+        path: the shard file.
+        sequences: normalised residues, in any order, repeated or not.
+    """
+    lines = {b"%b %b\n" % (sequence_key(letters).hex().encode(), letters) for letters in sequences}
+    write_bytes(path, shard_bytes(lines))
+
+
+def read_shard(path: Path) -> ShardSequences:
+    """Read a shard and verify it: its form, its order, and each key against its residues.
+
+    Raises:
+        DataError: the shard is missing, truncated or damaged; the message names the line.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", path=path, hint=_HINT) from error
+    *lines, rest = content.split(b"\n")
+    if rest or len(lines) % 2:
+        raise DataError("the shard is truncated", path=path, hint=_HINT)
+    residues = lines[1::2]
+    keys: list[str] = []
+    previous = b""
+    for row, (header, letters) in enumerate(zip(lines[::2], residues, strict=True)):
+        key = sequence_key(letters).hex()
+        if header != b">" + key.encode():
+            raise DataError(
+                "the key is not the hash of the residues below it",
+                path=path,
+                line=2 * row + 1,
+                hint=_HINT,
+            )
+        if header <= previous:
+            raise DataError("keys are not rising", path=path, line=2 * row + 1, hint=_HINT)
+        previous = header
+        keys.append(key)
+    return ShardSequences(keys, residues)

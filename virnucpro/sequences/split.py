@@ -1,0 +1,274 @@
+"""FASTA files to shards of distinct sequences, in memory that does not grow with the input.
+
+The steps: read and judge each record and spool it (`intake`); find ids that occur twice
+(`identifiers`); choose the number of shards from the tokens that were seen; write shards, records
+and quarantine from the spools (`outputs`); count what was written; put it in place as one.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from virnucpro.errors import DataError, InputError
+from virnucpro.files import atomic_path, write_json
+from virnucpro.formats import SPLIT_FORMAT
+from virnucpro.sequences.compression import STANDARD_INPUT, name_of
+from virnucpro.sequences.identifiers import Renames, refuse_duplicates, rename_duplicates
+from virnucpro.sequences.intake import Intake, Limits
+from virnucpro.sequences.outputs import (
+    ShardTotals,
+    choose_shards,
+    count_rows,
+    write_records,
+    write_shards,
+)
+from virnucpro.sequences.spool import PartitionSpool, RecordSpool
+from virnucpro.sequences.staging import check_replaceable, staged_directory
+
+__all__ = ["split"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Parameters:
+    """The parameters of a split, as the manifest holds them."""
+
+    shard_tokens: int
+    max_invalid_fraction: float
+    max_record_residues: int
+    input_type: str
+    duplicate_ids: str
+
+    def check(self) -> None:
+        if self.shard_tokens < 1:
+            raise InputError(f"shard_tokens is {self.shard_tokens}, it must be at least 1")
+        if not 0 <= self.max_invalid_fraction <= 1:
+            raise InputError(f"max_invalid_fraction is {self.max_invalid_fraction}, not in [0, 1]")
+        if not 1 <= self.max_record_residues < 1 << 31:
+            raise InputError(
+                f"max_record_residues is {self.max_record_residues}, not in [1, {(1 << 31) - 1}]"
+            )
+        if self.input_type not in ("protein", "any"):
+            raise InputError(f"input_type is {self.input_type!r}, not 'protein' or 'any'")
+        if self.duplicate_ids not in ("error", "suffix"):
+            raise InputError(f"duplicate_ids is {self.duplicate_ids!r}, not 'error' or 'suffix'")
+
+
+def split(
+    fastas: Sequence[Path],
+    *,
+    sample: str,
+    shards_dir: Path,
+    records: Path,
+    shard_tokens: int = 20_000_000,
+    max_invalid_fraction: float = 0.5,
+    max_record_residues: int = 100_000,
+    input_type: str = "protein",
+    duplicate_ids: str = "error",
+) -> dict[str, Any]:
+    """Read a sample's FASTA files and write its shards, records and quarantine.
+
+    Every record of the input is one row of `records` or of ``quarantine.tsv``. A sequence's shard
+    is its key modulo the number of shards. Nothing is put in place before all of it is complete;
+    the same input gives the same bytes, and the shards do not depend on its order.
+
+    Args:
+        fastas: files read one after the other, plain or compressed; "-" is standard input.
+        sample: name of the sample.
+        shards_dir: is made or replaced; gets ``{number}.fasta``, ``manifest.json`` and
+            ``quarantine.tsv``.
+        records: Parquet file of the accepted records, in input order.
+        shard_tokens: tokens (residues + 2 for each sequence) that no shard exceeds, unless one
+            sequence does.
+        max_invalid_fraction: a record with more of its letters replaced by X is quarantined.
+        max_record_residues: a record with more letters is quarantined; no more are held in memory.
+        input_type: "protein" refuses what looks like nucleotides, "any" does not.
+        duplicate_ids: "error" refuses an id that occurs twice, "suffix" renames the later records.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        InputError: a parameter or an input cannot be used, or no record is accepted.
+        DataError: the files that were written do not account for every record.
+    """
+    parameters = _Parameters(
+        shard_tokens, max_invalid_fraction, max_record_residues, input_type, duplicate_ids
+    )
+    parameters.check()
+    _check_paths(fastas, shards_dir, records)
+    with (
+        atomic_path(records) as new_records,
+        staged_directory(shards_dir) as staging,
+        tempfile.TemporaryDirectory(dir=staging.parent, prefix=f".{shards_dir.name}.") as spool,
+    ):
+        intake, inputs = _read_all(fastas, parameters, Path(spool))
+        files = [entry["path"] for entry in inputs]
+        renames = _resolve_ids(intake.records, files, duplicate_ids)
+        number = choose_shards(intake.partitions.tokens, shard_tokens)
+        write_records(
+            intake.records,
+            renames=renames,
+            shards=number,
+            sample=sample,
+            files=files,
+            records=new_records,
+            quarantine=staging / "quarantine.tsv",
+        )
+        totals = write_shards(intake.partitions, number, staging)
+        counts = _count(intake, totals, renames, new_records, staging / "quarantine.tsv")
+        manifest = _manifest(sample, parameters, inputs, counts, intake, totals)
+        write_json(staging / "manifest.json", manifest)
+    _log_summary(manifest, intake)
+    return manifest
+
+
+def _check_paths(fastas: Sequence[Path], shards_dir: Path, records: Path) -> None:
+    """Find what would fail after hours of reading before reading."""
+    if not fastas:
+        raise InputError("no FASTA file was given")
+    names = [str(path) for path in fastas]
+    if names.count(STANDARD_INPUT) > 1:
+        raise InputError("standard input was given twice")
+    for path in fastas:
+        if str(path) != STANDARD_INPUT and not path.exists():
+            raise InputError("does not exist", path=path)
+    check_replaceable(shards_dir)
+    if shards_dir.resolve() in records.resolve().parents:
+        raise InputError(
+            "lies in the directory of shards, which is replaced as a whole",
+            path=records,
+            hint="put the records beside the directory",
+        )
+
+
+def _read_all(
+    fastas: Sequence[Path], parameters: _Parameters, spool: Path
+) -> tuple[Intake, list[dict[str, Any]]]:
+    """Read all inputs into spools; give also their entries in the manifest."""
+    limits = Limits(parameters.max_invalid_fraction, parameters.max_record_residues)
+    intake = Intake(limits, PartitionSpool(spool), RecordSpool(spool / "records.arrow"))
+    inputs = []
+    try:
+        for index, path in enumerate(fastas):
+            entry = intake.read(index, path, nucleotides=parameters.input_type == "any")
+            if not entry["records"]:
+                logger.warning("%s: holds no record", entry["path"])
+            inputs.append(entry)
+    finally:
+        intake.records.close()
+    read, quarantined = len(intake.records), intake.reasons.total()
+    if not read:
+        raise InputError(
+            f"no record in {', '.join(name_of(path) for path in fastas)}",
+            hint="a FASTA record begins with a '>' line",
+        )
+    if quarantined == read:
+        raise InputError(
+            f"none of {read} records can be used ({_listed(intake.reasons)})",
+            path=", ".join(name_of(path) for path in fastas),
+            hint=f"the first: {_first_detail(intake.records)}",
+        )
+    return intake, inputs
+
+
+def _first_detail(records: RecordSpool) -> str:
+    batch = next(records.batches(["id", "line", "detail"]))
+    first = batch.slice(0, 1).to_pylist()[0]
+    return f"{first['id']!r}, line {first['line']}: {first['detail']}"
+
+
+def _resolve_ids(records: RecordSpool, files: Sequence[str], duplicate_ids: str) -> Renames:
+    if duplicate_ids == "error":
+        refuse_duplicates(records, files)
+        return Renames.none()
+    renames = rename_duplicates(records, files)
+    if renames:
+        logger.warning("%d records were renamed, because their ids were taken", len(renames))
+    return renames
+
+
+def _count(
+    intake: Intake, totals: ShardTotals, renames: Renames, records: Path, quarantine: Path
+) -> dict[str, int]:
+    """Count the rows of the files that were written, and compare them with what was read.
+
+    Raises:
+        DataError: they do not add up.
+    """
+    read = len(intake.records)
+    accepted, quarantined = count_rows(records, quarantine)
+    if accepted + quarantined != read or quarantined != intake.reasons.total():
+        raise DataError(
+            f"ledger: {read} records were read and {intake.reasons.total()} of them quarantined, "
+            f"but {accepted} accepted and {quarantined} quarantined ones are in the files"
+        )
+    return {
+        "read": read,
+        "accepted": accepted,
+        "quarantined": quarantined,
+        "normalised": intake.normalised,
+        "duplicates": accepted - totals.sequences,
+        "renamed": len(renames),
+    }
+
+
+def _manifest(
+    sample: str,
+    parameters: _Parameters,
+    inputs: list[dict[str, Any]],
+    counts: dict[str, int],
+    intake: Intake,
+    totals: ShardTotals,
+) -> dict[str, Any]:
+    return {
+        "format": SPLIT_FORMAT,
+        "sample": sample,
+        "parameters": asdict(parameters),
+        "inputs": inputs,
+        "records": counts,
+        "quarantined": dict(sorted(intake.reasons.items())),
+        "changes": dict(intake.changes),
+        "sequences": totals.sequences,
+        "residues": totals.residues,
+        "tokens": totals.residues + 2 * totals.sequences,
+        "lengths": totals.length_summary(),
+        "shards": totals.shards,
+    }
+
+
+def _log_summary(manifest: dict[str, Any], intake: Intake) -> None:
+    counts = manifest["records"]
+    largest = max(shard["tokens"] for shard in manifest["shards"])
+    limit = manifest["parameters"]["shard_tokens"]
+    logger.info(
+        "%s: %d records, %d distinct sequences, %d duplicates",
+        manifest["sample"],
+        counts["read"],
+        manifest["sequences"],
+        counts["duplicates"],
+    )
+    logger.info(
+        "%d shard(s), the fewest (a power of two) of at most %d tokens; the largest has %d",
+        len(manifest["shards"]),
+        limit,
+        largest,
+    )
+    if largest > limit:
+        logger.warning("a shard has more than %d tokens: a sequence alone is longer", limit)
+    if intake.normalised:
+        changed = _listed(intake.changes)
+        logger.info("%d records normalised (letters: %s)", intake.normalised, changed)
+    if intake.reasons:
+        listed = _listed(intake.reasons)
+        logger.warning("%d records quarantined (%s)", counts["quarantined"], listed)
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name}: {count}" for name, count in sorted(counts.items()) if count)

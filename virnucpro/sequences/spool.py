@@ -1,0 +1,210 @@
+"""What `split` keeps on disk between reading the input and knowing the number of shards.
+
+Sequences go to 256 partitions by the first byte of their key, and records to one Arrow file in
+input order, so that memory depends on neither.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from array import array
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from virnucpro.sequences.alphabet import KEY_BYTES
+from virnucpro.sequences.record import Record
+
+__all__ = ["BUCKETS", "PARTITIONS", "PartitionSpool", "RecordSpool", "hash_id"]
+
+PARTITIONS = 256
+BUCKETS = 65_536
+
+_NO_KEY = bytes(KEY_BYTES)
+_FLUSH_BYTES = 1 << 16
+_READ_BYTES = 1 << 20
+_BATCH_RECORDS = 1 << 15
+_BATCH_TEXT = 1 << 23
+
+
+def hash_id(identifier: str) -> bytes:
+    """Hash an id to 8 bytes; equal hashes make ids suspect of being equal, and no more."""
+    return blake2b(identifier.encode(), digest_size=8).digest()
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the file's name into an error of writing to it: the system's error has none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+class PartitionSpool:
+    """Sequences with their keys, in one file for each first byte of the key.
+
+    A key's shard is its first eight bytes, little-endian, modulo the number of shards. That number
+    is a power of two up to 65,536, so the key's first two bytes alone decide it, whatever it is.
+
+    Attributes:
+        tokens: [BUCKETS] int64, tokens (residues + 2) of all sequences, repeated ones included, by
+            the key's first two bytes.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._pending: list[list[bytes]] = [[] for _ in range(PARTITIONS)]
+        self._sizes = [0] * PARTITIONS
+        self._tokens = array("q", bytes(8 * BUCKETS))
+
+    @property
+    def tokens(self) -> npt.NDArray[np.int64]:
+        """Tokens by bucket."""
+        return np.array(self._tokens, np.int64)
+
+    def add(self, key: bytes, residues: bytes) -> None:
+        """Take one sequence."""
+        partition = key[0]
+        self._tokens[partition | key[1] << 8] += len(residues) + 2
+        self._pending[partition].append(b"%b %b\n" % (key.hex().encode(), residues))
+        self._sizes[partition] += len(residues)
+        if self._sizes[partition] >= _FLUSH_BYTES:
+            self._flush(partition)
+
+    def lines(self, partition: int) -> Iterator[list[bytes]]:
+        """Give lines of key as hex, space and residues: a partition's sequences, in blocks."""
+        self._flush(partition)
+        path = self._path(partition)
+        if path.exists():
+            with path.open("rb") as handle:
+                while block := handle.readlines(_READ_BYTES):
+                    yield block
+
+    def remove(self, partition: int) -> None:
+        """Free a partition's disk space."""
+        self._path(partition).unlink(missing_ok=True)
+
+    def _path(self, partition: int) -> Path:
+        return self._directory / f"{partition:02x}.sequences"
+
+    def _flush(self, partition: int) -> None:
+        # Opened for each flush: 256 files kept open are more than some systems allow.
+        if self._pending[partition]:
+            path = self._path(partition)
+            with _naming(path), path.open("ab") as handle:
+                handle.write(b"".join(self._pending[partition]))
+            self._pending[partition].clear()
+            self._sizes[partition] = 0
+
+
+_SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "description": pa.string(),
+        "length": pa.int64(),
+        "key": pa.binary(KEY_BYTES),
+        "replaced": pa.int32(),
+        "normalised": pa.bool_(),
+        "file": pa.int32(),
+        "line": pa.int64(),
+        "reason": pa.string(),
+        "detail": pa.string(),
+        "id_hash": pa.binary(8),
+    }
+)
+
+
+class RecordSpool:
+    """All records in input order, in an Arrow file; of each one only the id's hash is in memory.
+
+    Args:
+        path: the file to write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer: Any = pa.ipc.new_file(str(path), _SCHEMA)
+        self._rows: list[tuple[Any, ...]] = []
+        self._text = 0
+        self._hashes = array("Q")
+
+    def __len__(self) -> int:
+        """Number of records."""
+        return len(self._hashes) + len(self._rows)
+
+    @property
+    def id_hashes(self) -> npt.NDArray[np.uint64]:
+        """[records] uint64, in input order until a caller sorts it, in place, after `close`."""
+        return np.frombuffer(self._hashes, dtype="<u8")
+
+    def add(
+        self,
+        record: Record,
+        file: int,
+        *,
+        length: int,
+        key: bytes = _NO_KEY,
+        replaced: int,
+        normalised: bool,
+        reason: str = "",
+        detail: str = "",
+    ) -> None:
+        """Take the next record.
+
+        Args:
+            record: as it was read; its residues are not kept.
+            file: index of the input file.
+            length: residues after normalising; of a record over the limit, letters in the file.
+            key: of the normalised residues; none for a quarantined record.
+            replaced: letters that became X.
+            normalised: whether anything was changed.
+            reason: why it is quarantined; empty for an accepted record.
+            detail: the reason in words.
+        """
+        name, description, line = record.id, record.description, record.line
+        self._rows.append(
+            (name, description, length, key, replaced, normalised, file, line, reason, detail)
+        )
+        self._text += len(name) + len(description)
+        if len(self._rows) >= _BATCH_RECORDS or self._text >= _BATCH_TEXT:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is pending; records cannot be added any more."""
+        self._flush()
+        self._writer.close()
+
+    def batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Read the records back in blocks, in input order.
+
+        Args:
+            columns: the columns that are needed; None for all.
+        """
+        options = pa.ipc.IpcReadOptions(
+            included_fields=None if columns is None else [_SCHEMA.names.index(c) for c in columns]
+        )
+        with pa.OSFile(str(self._path)) as source:
+            reader = pa.ipc.open_file(source, options=options)
+            for number in range(reader.num_record_batches):
+                yield reader.get_batch(number)
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        columns: list[Sequence[Any]] = list(zip(*self._rows, strict=True))
+        hashes = [hash_id(identifier) for identifier in columns[0]]
+        self._hashes.frombytes(b"".join(hashes))
+        arrays = [
+            pa.array(column, field.type)
+            for column, field in zip([*columns, hashes], _SCHEMA, strict=True)
+        ]
+        with _naming(self._path):
+            self._writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
+        self._rows.clear()
+        self._text = 0

@@ -1,0 +1,1 @@
+"""Merging shard embeddings into one file, accounting for every record, and reporting."""

@@ -1,0 +1,290 @@
+"""The reports: what the plans promise before a GPU is taken, and what the run then did."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from virnucpro.errors import DataError
+from virnucpro.files import atomic_path, write_json
+from virnucpro.formats import REPORT_FORMAT
+from virnucpro.store.figures import length_distribution, packing_efficiency, throughput
+from virnucpro.store.ledger import read_quarantine
+from virnucpro.store.provenance import DEMO_NOTICE
+from virnucpro.store.rates import estimate_seconds
+from virnucpro.store.receipts import check_agreement, check_complete, read_receipt
+from virnucpro.store.shards import read_manifest, shard_names
+from virnucpro.store.summaries import (
+    PARAMETERS,
+    RecordSummary,
+    read_plan_reports,
+    read_trace,
+    summarise_plans,
+    summarise_records,
+    summarise_traces,
+)
+from virnucpro.store.tables import write_table
+
+__all__ = ["plans_report", "run_report"]
+
+logger = logging.getLogger(__name__)
+
+_PLAN_COLUMNS = (
+    "shard",
+    "sequences",
+    "items",
+    "tokens",
+    "batches",
+    "lower_bound",
+    "efficiency",
+    "next_fit_decreasing",
+    "sorted_padding",
+    "unsorted_padding",
+    "truncated_sequences",
+)
+_EXECUTION_FIELDS = (
+    "device",
+    "backend",
+    "tokens_per_step",
+    "steps",
+    "retries",
+    "recomputed_float32",
+)
+_MEASURED_FIELDS = (
+    "seconds",
+    "tokens_per_second",
+    "filled",
+    "peak_memory_bytes",
+)
+
+
+def plans_report(
+    shards_dir: Path,
+    plans_dir: Path,
+    json_path: Path,
+    tsv_path: Path,
+    *,
+    records: Path | None = None,
+    cache_dir: Path | None = None,
+) -> dict[str, Any]:
+    """Report on all plans of a sample: their cost, and how long a known device will take.
+
+    Args:
+        shards_dir: manifest.json of `split`.
+        plans_dir: ``{shard}.json`` of every shard.
+        json_path: the report.
+        tsv_path: a row a shard, and one with the total; efficiencies from 0 to 1.
+        records: records.parquet; without it the tokens that duplicates save are not known.
+        cache_dir: holds ``rates.json``, the rates that `virnucpro budget` measured:
+            ``"device/model/dtype"`` -> tokens per second.
+
+    Returns:
+        The report, as it stands in `json_path`.
+
+    Raises:
+        DataError: a plan report is missing, damaged or of another split.
+        InputError: a file has another format number.
+    """
+    manifest = read_manifest(shards_dir)
+    reports = read_plan_reports(manifest, plans_dir)
+    totals = summarise_plans(reports)
+    summary = None if records is None else summarise_records(records)
+    estimates = estimate_seconds(totals["computed_tokens"], cache_dir)
+    report = {
+        "format": REPORT_FORMAT,
+        "sample": manifest["sample"],
+        "parameters": {field: reports[0][field] for field in PARAMETERS},
+        "records": manifest["records"],
+        "duplicates": _duplicates(manifest, reports[0], totals, summary),
+        "totals": totals,
+        "shards": [_planned(entry) for entry in reports],
+        "estimates": estimates,
+        "estimates_note": "Seconds are computed tokens over the rate measured on the device."
+        if estimates
+        else "No rate was measured on any device yet, so the time cannot be estimated.",
+    }
+    write_json(json_path, report)
+    _write_tsv(tsv_path, _PLAN_COLUMNS, [*map(_plan_cells, reports), _plan_cells(totals)])
+    logger.info(
+        "%s: %d tokens in %d batches, which are %.2f%% full; %d records are duplicates",
+        manifest["sample"],
+        totals["tokens"],
+        totals["batches"],
+        100 * totals["efficiency"],
+        manifest["records"]["duplicates"],
+    )
+    for estimate in estimates or ():
+        logger.info("estimated on %(device)s, %(model)s, %(dtype)s: %(seconds).0f s", estimate)
+    return report
+
+
+def _duplicates(
+    manifest: dict[str, Any],
+    plan: dict[str, Any],
+    totals: dict[str, Any],
+    summary: RecordSummary | None,
+) -> dict[str, Any]:
+    """Say how many records repeat a sequence, and the tokens saved by computing it once."""
+    saved = None
+    if summary is not None:
+        limits = (plan["max_sequence_length"], plan["long_sequences"])
+        saved = summary.tokens(*limits) - totals["tokens"]
+    return {"records": manifest["records"]["duplicates"], "tokens_saved": saved}
+
+
+def _planned(report: dict[str, Any]) -> dict[str, Any]:
+    """Leave out of a shard's plan report what is the same for all shards."""
+    return {
+        key: value
+        for key, value in report.items()
+        if key not in ("format", "length_histogram", *PARAMETERS)
+    }
+
+
+def _plan_cells(report: dict[str, Any]) -> dict[str, Any]:
+    alternatives = {name: values["efficiency"] for name, values in report["alternatives"].items()}
+    return {"shard": "total", **report, **alternatives}
+
+
+def _write_tsv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    with atomic_path(path) as temporary:
+        write_table(temporary, columns, ([row.get(name) for name in columns] for row in rows))
+
+
+def run_report(
+    *,
+    shards_dir: Path,
+    plans_dir: Path,
+    embeddings_dir: Path,
+    records: Path,
+    quarantine: Path,
+    json_path: Path,
+    tsv_path: Path,
+    figures_dir: Path,
+) -> dict[str, Any]:
+    """Report on a finished run: planned and achieved, and where every record went.
+
+    Times stand under ``measured`` only; all else is the same for the same input and device.
+
+    Args:
+        shards_dir: manifest.json of `split`.
+        plans_dir: ``{shard}.json`` of every shard.
+        embeddings_dir: ``{shard}.json`` and ``{shard}.trace.tsv`` of every shard.
+        records: records.parquet.
+        quarantine: the final quarantine table.
+        json_path: the report.
+        tsv_path: a row a shard, and one with the total.
+        figures_dir: gets length_distribution.svg, packing_efficiency.svg, throughput.svg.
+
+    Returns:
+        The report, as it stands in `json_path`.
+
+    Raises:
+        DataError: a file is missing, damaged or of another split; or the ledger does not balance.
+        InputError: a file has another format number.
+    """
+    manifest = read_manifest(shards_dir)
+    names = shard_names(manifest)
+    check_complete(names, embeddings_dir, (".json", ".trace.tsv"))
+    plans = read_plan_reports(manifest, plans_dir)
+    receipts = [read_receipt(embeddings_dir / f"{name}.json") for name in names]
+    traces = [read_trace(embeddings_dir, name) for name in names]
+    summary = summarise_records(records)
+    totals = summarise_plans(plans)
+    parameters = {field: plans[0][field] for field in PARAMETERS}
+    limits = (parameters["max_sequence_length"], parameters["long_sequences"])
+    report = {
+        "format": REPORT_FORMAT,
+        "sample": manifest["sample"],
+        "demo": receipts[0]["demo"],
+        "notice": DEMO_NOTICE if receipts[0]["demo"] else None,
+        "model": _model(receipts[0]),
+        "parameters": parameters,
+        "ledger": _ledger(manifest, summary, quarantine, limits),
+        "duplicates": _duplicates(manifest, plans[0], totals, summary),
+        "planned": totals,
+        "shards": [_planned(plan) for plan in plans],
+        "execution": _execution(receipts),
+        "measured": summarise_traces(traces, [receipt["tokens_per_step"] for receipt in receipts]),
+    }
+    write_json(json_path, report)
+    _write_tsv(tsv_path, *_run_table(report))
+    length_distribution(
+        summary.lengths, summary.counts, *limits, figures_dir / "length_distribution.svg"
+    )
+    packing_efficiency(totals, figures_dir / "packing_efficiency.svg")
+    throughput(traces, figures_dir / "throughput.svg")
+    if report["notice"]:
+        logger.warning(report["notice"])
+    return report
+
+
+def _model(receipt: dict[str, Any]) -> dict[str, Any]:
+    fields = ("model", "weights_sha256", "layers", "pooling", "compute_dtype")
+    return {**{field: receipt[field] for field in fields}, "output_dtype": receipt["dtype"]}
+
+
+def _ledger(
+    manifest: dict[str, Any], summary: RecordSummary, quarantine: Path, limits: tuple[int, str]
+) -> dict[str, Any]:
+    """Count the records in the files; the manifest's numbers must come out."""
+    reasons = Counter(row["reason"] for row in read_quarantine(quarantine))
+    counts = manifest["records"]
+    failed = reasons.total() - counts["quarantined"]
+    found = (summary.records, summary.records + counts["quarantined"])
+    if found != (counts["accepted"], counts["read"]) or failed < 0:
+        raise DataError(
+            f"{counts['read']} records were read and {counts['accepted']} accepted, but there "
+            f"are {summary.records} accepted records and {reasons.total()} quarantined ones",
+            path=quarantine,
+            hint="run merge again",
+        )
+    return {
+        "read": counts["read"],
+        "embedded": summary.records - failed,
+        "quarantined": reasons.total(),
+        "quarantined_by_reason": dict(sorted(reasons.items())),
+        "truncated": summary.truncated(*limits),
+        "normalised": summary.normalised,
+        "letters_replaced": summary.replaced,
+        "duplicates": counts["duplicates"],
+    }
+
+
+def _execution(receipts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Say on what each shard ran, and in what shards differ."""
+    distinct = check_agreement(receipts)
+    shards = [
+        {
+            "shard": receipt["shard"],
+            **{field: receipt[field] for field in _EXECUTION_FIELDS},
+            "quarantined_sequences": len(receipt["quarantined"]),
+        }
+        for receipt in receipts
+    ]
+    return {
+        "differing": [field for field, values in distinct.items() if len(values) > 1],
+        **distinct,
+        "shards": shards,
+    }
+
+
+def _run_table(report: dict[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Make the columns and rows of the table: a row a shard, and the total."""
+    columns = [
+        *_PLAN_COLUMNS,
+        *_EXECUTION_FIELDS,
+        "quarantined_sequences",
+        *_MEASURED_FIELDS,
+    ]
+    execution, measured = report["execution"]["shards"], report["measured"]
+    rows = [
+        {**times, **ran, **_plan_cells(plan)}
+        for plan, ran, times in zip(report["shards"], execution, measured["shards"], strict=True)
+    ]
+    summed = ("steps", "retries", "recomputed_float32", "quarantined_sequences")
+    sums = {field: sum(ran[field] for ran in execution) for field in summed}
+    return columns, [*rows, {**measured, **sums, **_plan_cells(report["planned"])}]

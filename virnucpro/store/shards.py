@@ -1,0 +1,123 @@
+"""The shards of a sample: the manifest, and the proof that all of them belong together."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from virnucpro.errors import DataError
+from virnucpro.files import read_json
+from virnucpro.formats import SPLIT_FORMAT, check_format
+from virnucpro.plan.plan import Plan, read_plan
+from virnucpro.store.receipts import ShardEmbeddings, check_complete, verify_shard
+from virnucpro.store.records import Places, RecordKeys, place_shard, read_keys
+
+__all__ = ["Shards", "read_manifest", "shard_names", "verify_shards"]
+
+_SPLIT_AGAIN = "remove the sample's shards and records and run split again"
+
+
+@dataclass(frozen=True)
+class Shards:
+    """All shards of a sample, verified.
+
+    Attributes:
+        names: in the manifest's order.
+        receipts: one a shard.
+        quarantined: one a shard, row -> (reason, detail).
+        places: where each record is.
+        plan: the plans' common parameters, and a hash over their content hashes.
+    """
+
+    names: list[str]
+    receipts: list[dict[str, Any]]
+    quarantined: list[dict[int, tuple[str, str]]]
+    places: Places
+    plan: dict[str, Any]
+
+
+def read_manifest(shards_dir: Path) -> dict[str, Any]:
+    """Read the manifest that `split` wrote beside its shards.
+
+    Raises:
+        DataError: it is missing or is not JSON.
+        InputError: another version of the program wrote it.
+    """
+    path = shards_dir / "manifest.json"
+    manifest = read_json(path)
+    check_format("split manifest", manifest.get("format"), SPLIT_FORMAT, path=path)
+    return manifest
+
+
+def shard_names(manifest: dict[str, Any]) -> list[str]:
+    """Give the names of a manifest's shards, by shard number."""
+    return [str(shard["name"]) for shard in manifest["shards"]]
+
+
+def verify_shards(
+    manifest: dict[str, Any], *, records: Path, plans_dir: Path, embeddings_dir: Path
+) -> Shards:
+    """Verify every shard, one at a time, and find every record's row in them.
+
+    Args:
+        manifest: of `split`.
+        records: records.parquet.
+        plans_dir: must hold exactly the manifest's plans.
+        embeddings_dir: must hold exactly the manifest's arrays and receipts.
+
+    Raises:
+        DataError: something is missing, too much, damaged, or of another run.
+        InputError: a file has another format number.
+    """
+    names = shard_names(manifest)
+    check_complete(names, embeddings_dir, (".npy", ".json"))
+    check_complete(names, plans_dir, (".parquet",))
+    keys = _accepted(manifest, records, len(names))
+    shards = Shards(names, [], [], Places.empty(keys.shards), {})
+    digest = hashlib.sha256()
+    for number, (name, facts) in enumerate(zip(names, manifest["shards"], strict=True)):
+        plan, shard = _verify(name, facts, plans_dir, embeddings_dir)
+        place_shard(name, plan, shard.quarantined, keys, keys.of_shard(number), shards.places)
+        shards.receipts.append(shard.receipt)
+        shards.quarantined.append(shard.quarantined)
+        parameters = shards.plan or plan.parameters
+        if parameters != plan.parameters:
+            raise DataError(
+                f"plans differ in their parameters: {names[0]} has {parameters}, {name} has "
+                f"{plan.parameters}",
+                hint="remove the sample's plans and run again",
+            )
+        shards.plan.update(plan.parameters)
+        digest.update(plan.content_hash.encode())
+    shards.plan["hash"] = digest.hexdigest()
+    return shards
+
+
+def _accepted(manifest: dict[str, Any], records: Path, shards: int) -> RecordKeys:
+    keys = read_keys(records, shards=shards)
+    accepted = manifest["records"]["accepted"]
+    if len(keys.keys) != accepted:
+        raise DataError(
+            f"has {len(keys.keys)} records, the manifest {accepted}",
+            path=records,
+            hint=_SPLIT_AGAIN,
+        )
+    return keys
+
+
+def _verify(
+    name: str, facts: dict[str, Any], plans_dir: Path, embeddings_dir: Path
+) -> tuple[Plan, ShardEmbeddings]:
+    path = plans_dir / f"{name}.parquet"
+    plan = read_plan(path)
+    shard = verify_shard(embeddings_dir / f"{name}.npy", embeddings_dir / f"{name}.json", plan)
+    if facts["sequences"] != shard.receipt["sequences"]:
+        raise DataError(
+            f"shard {name}: the manifest has {facts['sequences']} sequences, its plan and "
+            f"embeddings {shard.receipt['sequences']}",
+            path=path,
+            hint="remove the shard's plan and embeddings and run again",
+        )
+    return plan, shard
