@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from virnucpro.errors import InputError
 from virnucpro.model import kernels
 from virnucpro.model.attention import Backend, select_attention
-from virnucpro.model.config import ModelConfig
+from virnucpro.model.config import ROTARY_FREQUENCIES, ModelConfig
 from virnucpro.model.kernels import Kernels
 
 __all__ = ["PackedESM2"]
@@ -30,7 +30,6 @@ _TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
 _VOCABULARY = 33
 _PADDING = 1
 _ROTARY_BASE = 10000.0
-ROTARY_FREQUENCIES = "rotary.inv_freq"
 
 
 class PackedLayer(nn.Module):
