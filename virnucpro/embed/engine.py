@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from virnucpro.data.packing import first_fit_decreasing
-from virnucpro.embed.pooling import pool_mean
 from virnucpro.embed.step import Step, StepShape
 from virnucpro.model.esm2 import PackedESM2
 
@@ -110,7 +109,9 @@ class Engine:
             shape.max_seqlen,
             self.layers,
         )
-        pooled = torch.stack([pool_mean(hidden[i], cu_seqlens) for i in self.layers], dim=1)
+        pooled = torch.stack(
+            [model.kernels.pool_mean(hidden[i], cu_seqlens) for i in self.layers], dim=1
+        )
         return pooled[: step.sequences].cpu()
 
     def _embed_into(

@@ -106,7 +106,10 @@ class Intake:
         result = normalise(record.residues)
         residues, replaced = result.residues, result.replaced
         changed = result.changed or record.whitespace > 0
-        reason, detail = judge(record, result, self.limits)
+        if record.excess or replaced or not residues:
+            reason, detail = judge(record, result, self.limits)
+        else:
+            reason = detail = ""
         if reason:
             self.reasons[reason] += 1
             self.records.add(

@@ -26,7 +26,8 @@ PARTITIONS = 256
 BUCKETS = 65_536
 
 _NO_KEY = bytes(KEY_BYTES)
-_FLUSH_BYTES = 1 << 16
+_PENDING_BYTES = 1 << 25
+_LINE_OVERHEAD = 100  # the key, the bytes object around a line, and its place in a list
 _READ_BYTES = 1 << 20
 _BATCH_RECORDS = 1 << 15
 _BATCH_TEXT = 1 << 23
@@ -60,7 +61,7 @@ class PartitionSpool:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._pending: list[list[bytes]] = [[] for _ in range(PARTITIONS)]
-        self._sizes = [0] * PARTITIONS
+        self._pending_bytes = 0
         self._tokens = array("q", bytes(8 * BUCKETS))
 
     @property
@@ -70,12 +71,13 @@ class PartitionSpool:
 
     def add(self, key: bytes, residues: bytes) -> None:
         """Take one sequence."""
-        partition = key[0]
-        self._tokens[partition | key[1] << 8] += len(residues) + 2
-        self._pending[partition].append(b"%b %b\n" % (key.hex().encode(), residues))
-        self._sizes[partition] += len(residues)
-        if self._sizes[partition] >= _FLUSH_BYTES:
-            self._flush(partition)
+        self._tokens[key[0] | key[1] << 8] += len(residues) + 2
+        self._pending[key[0]].append(b"%b %b\n" % (key.hex().encode(), residues))
+        self._pending_bytes += len(residues) + _LINE_OVERHEAD
+        if self._pending_bytes >= _PENDING_BYTES:
+            for partition in range(PARTITIONS):
+                self._flush(partition)
+            self._pending_bytes = 0
 
     def lines(self, partition: int) -> Iterator[list[bytes]]:
         """Give lines of key as hex, space and residues: a partition's sequences, in blocks."""
@@ -100,7 +102,6 @@ class PartitionSpool:
             with _naming(path), path.open("ab") as handle:
                 handle.write(b"".join(self._pending[partition]))
             self._pending[partition].clear()
-            self._sizes[partition] = 0
 
 
 _SCHEMA = pa.schema(

@@ -12,10 +12,10 @@ import pytest
 import torch
 from esm.data import Alphabet
 
-from virnucpro.embed.pooling import pool_mean
 from virnucpro.model.canonical import canonical_state
 from virnucpro.model.config import KNOWN_MODELS, ROTARY_FREQUENCIES
 from virnucpro.model.esm2 import PackedESM2
+from virnucpro.model.kernels import Kernels
 from virnucpro.model.weights import fetch_model, load_weights
 
 TOLERANCE = 2e-5
@@ -228,7 +228,7 @@ def test_mean_over_residues_is_that_of_fair_esm_s_extract_script(fair_esm):
     tokens, positions, cu_seqlens, max_seqlen = pack(sequences)
     last = theirs.num_layers
     hidden = packed(tokens, positions, cu_seqlens, max_seqlen, [last])[last]
-    found = pool_mean(hidden, cu_seqlens)
+    found = Kernels().pool_mean(hidden, cu_seqlens)
     representation = theirs(pad(sequences), repr_layers=[last])["representations"][last]
     # scripts/extract.py: t[i, 1 : truncate_len + 1].mean(0)
     expected = [representation[i, 1 : len(s) + 1].mean(0) for i, s in enumerate(sequences)]

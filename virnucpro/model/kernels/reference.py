@@ -6,8 +6,6 @@ off (`virnucpro.model.kernels.select`). Clear before fast.
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -100,20 +98,23 @@ def bias_gelu(x: Tensor, bias: Tensor | None = None, *, inplace: bool = False) -
 
 
 def pool_mean(hidden: Tensor, cu_seqlens: Tensor, out: Tensor | None = None) -> Tensor:
-    """Average over the residues of each sequence in float32; first and last token left out.
+    """Average over the residues of each sequence, in float32 and in a fixed order.
+
+    BOS and EOS are left out, as in fair-esm's ``scripts/extract.py --include mean``. Each sequence
+    is summed from its first residue to its last, whatever stands beside it.
 
     Args:
         hidden: [T, dim].
-        cu_seqlens: [B+1] int32 bounds in tokens.
+        cu_seqlens: [B+1] integer bounds in tokens, from 0 to T.
         out: [B, dim] float32 to write to; new when left out.
 
     Returns:
         [B, dim] float32; NaN for a sequence without residues.
     """
-    bounds = cu_seqlens.tolist()
-    if out is None:
-        out = hidden.new_empty(len(bounds) - 1, hidden.shape[1], dtype=torch.float32)
-    for i, (start, end) in enumerate(pairwise(bounds)):
-        # A sequence of two tokens or fewer has no residue: the mean of nothing is NaN.
-        out[i] = hidden[start + 1 : max(end - 1, start + 1)].float().mean(dim=0)
-    return out
+    lengths = torch.diff(cu_seqlens).long()
+    # Each sequence is three segments, BOS, residues, EOS; shorter ones lack the later of them.
+    bos = lengths.clamp(max=1)
+    eos = (lengths - 1).clamp(min=0, max=1)
+    segments = torch.stack((bos, lengths - bos - eos, eos), dim=1).flatten()
+    pooled = torch.segment_reduce(hidden.float(), "mean", lengths=segments, unsafe=True)[1::3]
+    return pooled if out is None else out.copy_(pooled)

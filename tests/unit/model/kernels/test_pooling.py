@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnucpro.embed.pooling import pool_mean
+from virnucpro.model.kernels.reference import pool_mean
 
 
 @given(st.lists(st.integers(3, 40), min_size=1, max_size=12), st.integers(0, 2**31))

@@ -1,0 +1,119 @@
+"""The plain-torch twins against torch's own operations, and what `select` gives without a GPU."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from virnucpro.model import kernels
+from virnucpro.model.kernels import attention_tiles, reference
+
+
+def rotary_tables(positions, head_dim):
+    frequency = 10000.0 ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    angle = torch.outer(torch.arange(positions, dtype=torch.float32), frequency)
+    return angle.cos(), angle.sin()
+
+
+def attend_one(qkv, cos, sin):
+    """One sequence in float64 through torch's own attention; qkv [n, 3, H, D]."""
+    n = len(qkv)
+    cos, sin = (torch.cat((t[:n], t[:n]), 1).double().unsqueeze(1) for t in (cos, sin))
+    q, k, v = qkv.double().unbind(1)
+
+    def rotate(x):
+        half = x.shape[-1] // 2
+        return x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin
+
+    q, k, v = (x.transpose(0, 1) for x in (rotate(q), rotate(k), v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(0, 1).reshape(n, -1)
+
+
+@pytest.mark.parametrize("head_dim", [16, 24])
+def test_attention_twin_is_torchs_attention_of_each_sequence_alone(head_dim):
+    torch.manual_seed(0)
+    cu = np.array([0, 3, 73, 74, 140], dtype=np.int32)
+    qkv = torch.randn(140, 3, 2, head_dim)
+    cos, sin = rotary_tables(80, head_dim)
+    tiles = torch.from_numpy(attention_tiles(cu, 64, 8))
+    got = reference.packed_attention(qkv, cos, sin, tiles)
+    for a, b in zip(cu[:-1].tolist(), cu[1:].tolist(), strict=True):
+        expected = attend_one(qkv[a:b], cos, sin)
+        torch.testing.assert_close(got[a:b].double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_attention_twin_writes_only_rows_of_its_tiles():
+    qkv = torch.randn(10, 3, 2, 16)
+    tiles = torch.from_numpy(attention_tiles(np.array([0, 6], dtype=np.int32), 64, 4))
+    out = torch.full((10, 32), float("nan"))
+    assert reference.packed_attention(qkv, *rotary_tables(8, 16), tiles, out=out) is out
+    assert out[:6].isfinite().all()
+    assert out[6:].isnan().all()
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_residual_twin_normalises_the_rounded_sum(inplace):
+    torch.manual_seed(0)
+    x, delta = torch.randn(5, 32).half(), torch.randn(5, 32).half()
+    weight, bias = torch.randn(32).half(), torch.randn(32).half()
+    before = x.clone()
+    total, normed = reference.residual_layer_norm(x, delta, weight, bias, 1e-5, inplace=inplace)
+    assert (total is x) == inplace
+    assert torch.equal(total, before + delta)
+    expected = F.layer_norm(total.double(), (32,), weight.double(), bias.double(), 1e-5)
+    torch.testing.assert_close(normed.double(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_norm_twin_adds_the_shift_in_float32():
+    x, shift = torch.full((1, 4), 1000.0).half(), torch.tensor([0.1, 0.2, 0.3, 0.4])
+    got = reference.layer_norm(x, torch.ones(4), torch.zeros(4), 0.0, shift=shift)
+    # In float16, 1000.1 to 1000.4 would be 1000 and 1000.5.
+    expected = (shift - shift.mean()) / shift.std(correction=0)
+    torch.testing.assert_close(got[0].float(), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_gelu_twin_is_the_erf_form_not_the_tanh_form():
+    x = torch.linspace(-4, 4, 4001).reshape(1, -1)
+    bias = torch.full((4001,), 0.25)
+    shifted = (x + bias).double()
+    exact = 0.5 * shifted * (1 + torch.erf(shifted / 2**0.5))
+    got = reference.bias_gelu(x, bias).double()
+    assert (got - exact).abs().max() < 1e-6
+    assert (got - F.gelu(shifted, approximate="tanh")).abs().max() > 1e-4
+    kept = x.clone()
+    assert torch.equal(reference.bias_gelu(kept, bias, inplace=True), kept)
+
+
+def test_pooling_twin_leaves_out_first_and_last_token():
+    hidden = torch.arange(20, dtype=torch.float32).reshape(10, 2)
+    hidden[[0, 4, 5, 9]] = float("nan")  # BOS and EOS of two sequences
+    pooled = reference.pool_mean(hidden, torch.tensor([0, 5, 10, 10], dtype=torch.int32))
+    assert torch.equal(pooled[:2], torch.stack((hidden[1:4].mean(0), hidden[6:9].mean(0))))
+    assert pooled[2].isnan().all()
+
+
+def test_select_gives_the_twins_where_triton_cannot_run(monkeypatch):
+    monkeypatch.setattr(kernels, "available", lambda: (False, "no CUDA device"))
+    chosen, reason = kernels.select()
+    assert chosen == kernels.Kernels()
+    assert reason == "plain torch: no CUDA device"
+
+
+def test_select_refuses_to_switch_off_what_does_not_exist():
+    with pytest.raises(ValueError, match="no such kernel: gelu"):
+        kernels.select(off=["gelu"])
+
+
+def test_package_imports_and_answers_without_triton():
+    code = (
+        "import sys; sys.modules['triton'] = None\n"
+        "import virnucpro.model.kernels as k\n"
+        "chosen, reason = k.select()\n"
+        "assert reason.startswith('plain torch: '), reason\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

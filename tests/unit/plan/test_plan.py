@@ -1,0 +1,327 @@
+"""Plans: what is in them, their file, and that a damaged or foreign one is never used."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from virnucpro.errors import DataError, InputError
+from virnucpro.plan.items import key_array, rising
+from virnucpro.plan.plan import check_plan_fits, make_plan, read_plan, replan, write_plan
+from virnucpro.plan.table import content_hash, parse_plan
+
+
+def keys_for(number):
+    return [f"{7 * row:032x}" for row in range(number)]
+
+
+def plan_for(lengths, **options):
+    options = {"token_budget": 64, "max_sequence_length": 50, **options}
+    return make_plan(keys_for(len(lengths)), np.array(lengths, np.int64), **options)
+
+
+LENGTHS = [60, 10, 50, 1, 12, 12, 30, 120]
+
+lengths_lists = st.lists(st.integers(1, 130), max_size=60)
+policies = st.sampled_from(["truncate", "window"])
+
+
+@settings(deadline=None)
+@given(lengths_lists, policies)
+def test_every_residue_to_be_computed_is_in_one_item(lengths, policy):
+    plan = plan_for(lengths, long_sequences=policy)
+    for row, length in enumerate(lengths):
+        of_row = np.flatnonzero(plan.row == row)
+        parts = sorted(zip(plan.start[of_row].tolist(), plan.end[of_row].tolist(), strict=True))
+        assert [part[0] for part in parts] == [0, *(part[1] for part in parts[:-1])]
+        assert parts[-1][1] == (length if policy == "window" else min(length, 50))
+        sizes = [end - start for start, end in parts]
+        assert max(sizes) <= 50
+        assert max(sizes) - min(sizes) <= 1
+        assert plan.truncated[of_row].tolist() == [policy == "truncate" and length > 50] * len(
+            parts
+        )
+        assert (plan.keys[of_row] == key_array(keys_for(len(lengths)))[row]).all()
+
+
+@settings(deadline=None)
+@given(lengths_lists, policies)
+def test_batches_are_numbered_in_order_within_the_budget_and_longest_first(lengths, policy):
+    plan = plan_for(lengths, long_sequences=policy)
+    assert plan.batches == len(set(plan.batch.tolist()))
+    for number, (first, end) in enumerate(pairwise(plan.batch_offsets.tolist())):
+        assert set(plan.batch[first:end].tolist()) == {number}
+        tokens = plan.tokens[first:end].tolist()
+        assert sum(tokens) <= 64
+        assert tokens == sorted(tokens, reverse=True)
+
+
+def test_ties_go_by_key_then_by_start():
+    plan = plan_for([100, 50, 100], long_sequences="window", token_budget=1000)
+    assert list(zip(plan.row.tolist(), plan.start.tolist(), strict=True)) == [
+        (0, 0),
+        (0, 50),
+        (1, 0),
+        (2, 0),
+        (2, 50),
+    ]
+
+
+@settings(deadline=None)
+@given(lengths_lists, st.integers(52, 300))
+def test_a_plan_made_again_at_another_budget_is_the_plan_of_that_budget(lengths, budget):
+    again = replan(plan_for(lengths), budget)
+    direct = plan_for(lengths, token_budget=budget)
+    assert again.content_hash == direct.content_hash
+    assert again.batch.tolist() == direct.batch.tolist()
+
+
+def test_planning_again_may_go_below_the_maximum_length_where_no_item_is_that_long():
+    assert replan(plan_for([5, 8]), 10).batches == 2
+    with pytest.raises(InputError, match="item of 10 tokens, more than the token budget of 9"):
+        replan(plan_for([5, 8]), 9)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"token_budget": 51}, "a token budget of 51 cannot hold"),
+        ({"max_sequence_length": 0}, "maximum sequence length is 0"),
+        ({"long_sequences": "drop"}, "'drop', expected truncate or window"),
+    ],
+)
+def test_parameters_that_cannot_work_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        plan_for([1], **options)
+
+
+@pytest.mark.parametrize(
+    ("keys", "lengths", "message"),
+    [
+        (keys_for(2)[::-1], [1, 1], "sorted and distinct"),
+        (keys_for(1) * 2, [1, 1], "sorted and distinct"),
+        (keys_for(2), [1], "2 keys, but 1 lengths"),
+        (keys_for(2), [1, 0], "sequence 1 is empty"),
+        (["00" * 15, "00" * 17], [1, 1], "32 hexadecimal digits"),
+        (np.zeros((2, 8), np.uint8), [1, 1], "expected uint8"),
+    ],
+)
+def test_keys_and_lengths_that_are_no_shard_are_refused(keys, lengths, message):
+    options = {"token_budget": 64, "max_sequence_length": 50}
+    with pytest.raises(ValueError, match=message):
+        make_plan(keys, np.array(lengths), **options)
+
+
+@given(st.lists(st.binary(min_size=16, max_size=16), max_size=6))
+def test_keys_are_compared_as_bytes(keys):
+    array = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16)
+    assert rising(array) == all(a < b for a, b in pairwise(keys))
+
+
+class TestFile:
+    @pytest.mark.parametrize("lengths", [LENGTHS, []])
+    def test_what_is_read_is_what_was_written(self, tmp_path, lengths):
+        plan = plan_for(lengths)
+        write_plan(plan, tmp_path / "p.parquet")
+        read = read_plan(tmp_path / "p.parquet")
+        assert read.parameters == plan.parameters
+        assert read.content_hash == plan.content_hash
+        for name in ("batch", "row", "start", "end", "truncated", "keys", "tokens"):
+            written, found = getattr(plan, name), getattr(read, name)
+            assert found.dtype == written.dtype
+            assert np.array_equal(found, written)
+
+    def test_keys_that_end_in_zero_bytes_survive(self, tmp_path):
+        keys = ["00" * 16, "01" + "00" * 15]
+        plan = make_plan(keys, np.array([1, 1]), token_budget=64, max_sequence_length=50)
+        write_plan(plan, tmp_path / "p.parquet")
+        assert [key.tobytes().hex() for key in read_plan(tmp_path / "p.parquet").keys] == keys
+
+    def test_equal_plans_give_equal_bytes(self, tmp_path):
+        for name in "ab":
+            write_plan(plan_for(LENGTHS), tmp_path / name)
+        assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+    def test_columns_and_metadata_are_the_documented_ones(self, tmp_path):
+        write_plan(plan_for(LENGTHS), tmp_path / "p.parquet")
+        schema = pq.read_schema(tmp_path / "p.parquet")
+        assert [(field.name, str(field.type)) for field in schema] == [
+            ("batch", "int32"),
+            ("row", "int32"),
+            ("key", "fixed_size_binary[16]"),
+            ("start", "int32"),
+            ("end", "int32"),
+            ("tokens", "int32"),
+            ("truncated", "bool"),
+        ]
+        assert json.loads(schema.metadata[b"virnucpro"]) == {
+            "format": 1,
+            "token_budget": 64,
+            "max_sequence_length": 50,
+            "long_sequences": "truncate",
+            "algorithm": "first-fit-decreasing",
+            "content_hash": plan_for(LENGTHS).content_hash,
+        }
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"token_budget": 65}, {"max_sequence_length": 49}, {"long_sequences": "window"}],
+    )
+    def test_the_content_hash_depends_on_each_parameter(self, options):
+        # No sequence is long enough for the parameter to change a batch.
+        assert plan_for([5, 6]).content_hash != plan_for([5, 6], **options).content_hash
+
+    def test_the_content_hash_is_pinned(self):
+        # Another hash for the same plan makes every cache and receipt useless: raise PLAN_FORMAT.
+        assert plan_for(LENGTHS).content_hash == "fec1e6f62f0c3d1dea7f4d519cbf5f94"
+
+
+class TestDamage:
+    """A plan that was damaged or changed, with or without a hash made again, is refused."""
+
+    @pytest.fixture
+    def path(self, tmp_path):
+        path = tmp_path / "plan.parquet"
+        write_plan(plan_for(LENGTHS), path)
+        return path
+
+    def edit(self, path, change, *, rehash=True):
+        """Change the columns in a file, and make its hash fit again."""
+        table = pq.read_table(path)
+        metadata = json.loads(table.schema.metadata[b"virnucpro"])
+        columns = {name: table[name].to_pylist() for name in table.column_names}
+        change(columns, metadata)
+        if rehash:
+            arrays = [
+                np.array(columns[name], np.int32) for name in ("batch", "row", "start", "end")
+            ]
+            arrays.append(np.array(columns["truncated"]))
+            arrays.append(np.frombuffer(b"".join(columns["key"]), np.uint8).reshape(-1, 16))
+            parameters = {k: v for k, v in metadata.items() if k != "content_hash"}
+            metadata["content_hash"] = content_hash(parameters, arrays)
+        schema = table.schema.with_metadata({b"virnucpro": json.dumps(metadata)})
+        pq.write_table(pa.table(columns, schema=schema), path)
+
+    def test_an_edit_that_changes_nothing_is_read(self, path):
+        self.edit(path, lambda columns, metadata: None)
+        assert read_plan(path).items == len(LENGTHS)
+
+    @pytest.mark.parametrize("column", ["batch", "row", "start", "end"])
+    def test_a_changed_cell_does_not_fit_the_hash(self, path, column):
+        def change(columns, metadata):
+            columns[column][3] += 1
+
+        self.edit(path, change, rehash=False)
+        with pytest.raises(DataError, match=r"plan.parquet: the plan is damaged: its content hash"):
+            read_plan(path)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda c, m: c["batch"].__setitem__(0, 1), "not numbered"),
+            (lambda c, m: c["batch"].__setitem__(-1, c["batch"][-1] + 2), "not numbered"),
+            (lambda c, m: c["batch"].__setitem__(slice(None), [-1] + [0] * 7), "not numbered"),
+            (lambda c, m: c["batch"].__setitem__(slice(None), [0] * 8), "more than 64 tokens"),
+            (lambda c, m: c["tokens"].__setitem__(0, 3), "tokens are not its residues"),
+            (lambda c, m: c["row"].__setitem__(0, -1), "a row or a start is negative"),
+            (lambda c, m: m.update(max_sequence_length=49), "1 to 49 residues"),
+            (lambda c, m: m.update(token_budget=51), "more than 51 tokens"),
+        ],
+    )
+    def test_an_edit_with_a_hash_made_again_is_found_by_its_sense(self, path, change, message):
+        self.edit(path, change)
+        with pytest.raises(DataError, match=message):
+            read_plan(path)
+
+    def test_an_empty_item_is_found(self, path):
+        def change(columns, metadata):
+            columns["start"][0], columns["tokens"][0] = columns["end"][0], 2
+
+        self.edit(path, change)
+        with pytest.raises(DataError, match="1 to 50 residues"):
+            read_plan(path)
+
+    def test_another_format_is_a_clear_version_error(self, path):
+        self.edit(path, lambda columns, metadata: metadata.update(format=0))
+        with pytest.raises(InputError, match=r"plan.parquet: plan has format 0"):
+            read_plan(path)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda c, m: m.pop("algorithm"),
+            lambda c, m: m.pop("format"),
+            lambda c, m: m.update(token_budget="64"),  # noqa: S106 - a number as a string
+            lambda c, m: m.update(more=1),
+        ],
+    )
+    def test_other_metadata_are_refused(self, path, change):
+        self.edit(path, change)
+        with pytest.raises(DataError, match="does not say how it was planned"):
+            read_plan(path)
+
+    def test_another_table_is_refused(self, path):
+        pq.write_table(pa.table({"a": [1]}), path)
+        with pytest.raises(DataError, match="does not say how it was planned"):
+            read_plan(path)
+
+    def test_a_column_of_another_type_is_refused(self, path):
+        table = pq.read_table(path)
+        column = table["row"].cast(pa.int64())
+        pq.write_table(table.set_column(1, pa.field("row", pa.int64(), False), column), path)
+        with pytest.raises(DataError, match="does not have a plan's columns"):
+            read_plan(path)
+
+    def test_a_missing_file_is_named(self, tmp_path):
+        with pytest.raises(DataError, match=r"no.parquet: the plan is missing"):
+            read_plan(tmp_path / "no.parquet")
+
+    def test_a_file_cut_anywhere_is_refused(self, path):
+        content = path.read_bytes()
+        for size in range(0, len(content), 97):
+            with pytest.raises(DataError):
+                parse_plan(content[:size], path)
+
+    def test_a_flipped_bit_anywhere_is_refused_or_harmless(self, path):
+        content = path.read_bytes()
+        expected = read_plan(path).content_hash
+        refused = 0
+        for position in range(0, len(content), 5):
+            flipped = bytearray(content)
+            flipped[position] ^= 1 << (position % 8)
+            try:
+                assert parse_plan(bytes(flipped), path).content_hash == expected
+            except (DataError, InputError):
+                refused += 1
+        assert refused > len(content) // 5 // 4
+
+
+class TestFits:
+    def fit(self, plan, number=8, lengths=LENGTHS):
+        check_plan_fits(plan, key_array(keys_for(number)), np.array(lengths))
+
+    def test_the_plans_own_shard_fits(self):
+        self.fit(plan_for(LENGTHS))
+        self.fit(plan_for([]), 0, [])
+
+    def test_other_sequences_do_not_fit(self):
+        plan = plan_for(LENGTHS)
+        keys = key_array(keys_for(8)).copy()
+        keys[5, 3] ^= 1
+        for shard in (
+            (keys, np.array(LENGTHS)),
+            (key_array(keys_for(7)), np.array(LENGTHS[:7])),
+            (key_array(keys_for(9)), np.array([*LENGTHS, 4])),
+            (key_array([]), np.array([])),
+        ):
+            with pytest.raises(DataError, match="another shard"):
+                check_plan_fits(plan, *shard)
+
+    def test_an_item_past_the_end_of_its_sequence_does_not_fit(self):
+        with pytest.raises(DataError, match="another shard"):
+            self.fit(plan_for(LENGTHS), lengths=[60, 10, 49, 1, 12, 12, 30, 120])
