@@ -254,10 +254,10 @@ def _rate(model: PackedESM2, tokens: int, max_seqlen: int) -> float:
     """Time steps of protein-like lengths; returns tokens a second."""
     engine, step = _probe(model, tokens, max_seqlen)
     if model.device.type == "cuda":
-        engine.forward(step, engine.shape)  # start-up of kernels and libraries
+        engine.forward(step, engine.shape).cpu()  # start-up of kernels and libraries
     steps, start = 0, time.perf_counter()
     while steps < 1 or time.perf_counter() - start < _TIMED_SECONDS:
-        engine.forward(step, engine.shape)
+        engine.forward(step, engine.shape).cpu()
         steps += 1
     return tokens * steps / (time.perf_counter() - start)
 
@@ -277,10 +277,12 @@ def _bytes_per_token(model: PackedESM2, max_seqlen: int) -> float:
 def _peak_bytes(model: PackedESM2, tokens: int, max_seqlen: int) -> int:
     """Give the memory that a step takes beside the weights."""
     engine, step = _probe(model, tokens, max_seqlen)
-    engine.forward(step, engine.shape)  # libraries take their workspace once, at their first call
+    engine.forward(
+        step, engine.shape
+    ).cpu()  # libraries take their workspace once, at their first call
     before = torch.cuda.memory_allocated(model.device)
     torch.cuda.reset_peak_memory_stats(model.device)
-    engine.forward(step, engine.shape)
+    engine.forward(step, engine.shape).cpu()
     return torch.cuda.max_memory_allocated(model.device) - before
 
 

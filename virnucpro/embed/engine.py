@@ -1,6 +1,6 @@
 """Runs packed batches through the model and gives one vector a sequence.
 
-`Engine.embed` takes what the collator gives and returns pooled representations. A step that does
+`Engine.stream` takes what the collator gives and returns pooled representations. A step that does
 not fit into memory is packed again at half the tokens and repeated; a row that is not finite is
 computed again alone in float32. Both are reported, neither loses a sequence.
 """
@@ -8,7 +8,7 @@ computed again alone in float32. Both are reported, neither loses a sequence.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from virnucpro.data.packing import first_fit_decreasing
+from virnucpro.embed.graph import StepGraph, pooled_layers
 from virnucpro.embed.step import Step, StepShape
 from virnucpro.model.esm2 import PackedESM2
 
@@ -51,6 +52,30 @@ class StepResult:
     recomputed: int = 0
 
 
+class _Launched:
+    """A result on its way from the device.
+
+    Args:
+        pooled: [sequences, layers, dim] float32 on the device; may be overwritten by later steps,
+            which are behind the copy in the device's queue.
+    """
+
+    def __init__(self, pooled: Tensor) -> None:
+        self._done: torch.cuda.Event | None = None
+        self._pooled = pooled
+        if pooled.is_cuda:
+            self._pooled = torch.empty(pooled.shape, dtype=pooled.dtype, pin_memory=True)
+            self._pooled.copy_(pooled, non_blocking=True)
+            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._done.record()
+
+    def result(self) -> np.ndarray:
+        """Wait for the copy; [sequences, layers, dim] float32."""
+        if self._done is not None:
+            self._done.synchronize()
+        return self._pooled.numpy()
+
+
 class Engine:
     """A model, ready for steps of one shape.
 
@@ -74,6 +99,7 @@ class Engine:
         self.layers = list(layers)
         self._make_exact = exact_model
         self._exact: PackedESM2 | None = None
+        self._graph: StepGraph | None = None
 
     def embed(self, batch: dict[str, Any]) -> StepResult:
         """Embed one packed batch.
@@ -85,56 +111,92 @@ class Engine:
             RuntimeError: the device failed in a way that is not lack of memory; the process
                 should end, for a CUDA context does not recover.
         """
-        result = StepResult(
-            np.full(
-                (batch["num_sequences"], len(self.layers), self.model.config.dim),
-                np.nan,
-                dtype=np.float32,
-            )
-        )
-        self._embed_into(result, batch, np.arange(batch["num_sequences"]), self.shape)
-        self._mend_rows(result, batch)
-        return result
+        return next(self.stream([batch]))[1]
+
+    def stream(
+        self, batches: Iterable[dict[str, Any]]
+    ) -> Iterator[tuple[dict[str, Any], StepResult]]:
+        """Embed batches one after the other, the device working on one while the next is made.
+
+        Args:
+            batches: what `VarlenCollator` gives.
+
+        Yields:
+            Each batch with its result, in the order given.
+
+        Raises:
+            RuntimeError: as `embed`.
+        """
+        waiting: tuple[dict[str, Any], _Launched | str] | None = None
+        for batch in batches:
+            launched = self._launch(Step.from_batch(batch, self.shape), self.shape)
+            if waiting is not None:
+                yield waiting[0], self._finish(*waiting)
+            waiting = batch, launched
+        if waiting is not None:
+            yield waiting[0], self._finish(*waiting)
 
     @torch.inference_mode()
     def forward(self, step: Step, shape: StepShape, model: PackedESM2 | None = None) -> Tensor:
-        """Run one step; returns [sequences, layers, dim] float32 on the CPU."""
-        model = model or self.model
-        device = model.device
-        cu_seqlens = step.cu_seqlens.to(device, non_blocking=True)
-        hidden = model(
-            step.tokens,
-            step.positions,
-            step.cu_seqlens,
-            shape.max_seqlen,
-            self.layers,
-        )
-        pooled = torch.stack(
-            [model.kernels.pool_mean(hidden[i], cu_seqlens) for i in self.layers], dim=1
-        )
-        return pooled[: step.sequences].cpu()
+        """Start one step; [sequences, layers, dim] float32 on the device, for the next step only.
 
-    def _embed_into(
-        self, result: StepResult, batch: dict[str, Any], rows: np.ndarray, shape: StepShape
-    ) -> None:
-        """Embed `batch` at `shape`, or in smaller steps when the memory does not suffice."""
+        Steps of the run's shape are replayed from a CUDA graph where the device has them.
+        """
+        model = model or self.model
+        if shape == self.shape and model is self.model and model.attend.on_device:
+            if self._graph is None:
+                self._graph = StepGraph(model, step, shape.max_seqlen, self.layers)
+            return self._graph(step)[: step.sequences]
+        segments = model.prepare(step.positions, step.cu_seqlens, shape.max_seqlen)
+        tokens = step.tokens.to(model.device, non_blocking=True)
+        bounds = step.cu_seqlens.to(model.device, non_blocking=True)
+        return pooled_layers(model, tokens, segments, bounds, self.layers)[: step.sequences]
+
+    def _launch(self, step: Step, shape: StepShape) -> _Launched | str:
+        """Start a step and the copy of its result, or say why the memory did not suffice."""
         try:
-            result.pooled[rows] = self.forward(Step.from_batch(batch, shape), shape).numpy()
-            return
+            return _Launched(self.forward(step, shape))
         except torch.cuda.OutOfMemoryError as error:
-            cause = str(error).splitlines()[0]
+            return str(error).splitlines()[0]
+
+    def _finish(self, batch: dict[str, Any], launched: _Launched | str) -> StepResult:
+        """Wait for a step and mend what failed in it."""
+        count = int(batch["num_sequences"])
+        result = StepResult(
+            np.full((count, len(self.layers), self.model.config.dim), np.nan, dtype=np.float32)
+        )
+        self._take(result, batch, np.arange(count), self.shape, launched)
+        self._mend_rows(result, batch)
+        return result
+
+    def _take(
+        self,
+        result: StepResult,
+        batch: dict[str, Any],
+        rows: np.ndarray,
+        shape: StepShape,
+        launched: _Launched | str,
+    ) -> None:
+        """Put a step's rows in their place; one out of memory is repeated in smaller steps."""
+        if isinstance(launched, _Launched):
+            result.pooled[rows] = launched.result()
+            return
         torch.cuda.empty_cache()
         longest = int(batch["cu_seqlens"].diff().max())
         if shape.tokens == longest:  # nothing else is in the step
-            result.failures.append(Failure(int(rows[0]), "out_of_memory", cause))
-            logger.error("out of memory on one sequence, quarantined: %s", cause)
+            result.failures.append(Failure(int(rows[0]), "out_of_memory", launched))
+            logger.error("out of memory on one sequence, quarantined: %s", launched)
             return
         half = max(shape.tokens // 2, longest)
         result.splits += 1
-        logger.warning("out of memory at %d tokens, repeating at %d: %s", shape.tokens, half, cause)
+        logger.warning(
+            "out of memory at %d tokens, repeating at %d: %s", shape.tokens, half, launched
+        )
         smaller = StepShape.for_lengths(half, len(rows), shape.max_seqlen)
         for part in _halves(batch, half):
-            self._embed_into(result, _select(batch, part), rows[part], smaller)
+            some = _select(batch, part)
+            again = self._launch(Step.from_batch(some, smaller), smaller)
+            self._take(result, some, rows[part], smaller, again)
 
     def _mend_rows(self, result: StepResult, batch: dict[str, Any]) -> None:
         """Compute rows that are not finite again, alone and in float32."""
@@ -162,8 +224,8 @@ class Engine:
             self._exact = self._make_exact()
         tokens = len(batch["input_ids"])
         shape = StepShape(tokens, 1, max(tokens, 1))
-        pooled = self.forward(Step.from_batch(batch, shape), shape, self._exact).numpy()
-        return np.asarray(pooled[0])
+        pooled = self.forward(Step.from_batch(batch, shape), shape, self._exact)
+        return np.asarray(_Launched(pooled).result()[0])
 
 
 def _halves(batch: dict[str, Any], budget: int) -> list[np.ndarray]:

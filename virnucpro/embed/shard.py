@@ -271,11 +271,11 @@ def _run(
         _exact_model(files, model),
     )
     row_of = dict(zip(dataset.ids, plan.row.tolist(), strict=True))
-    for batch in loader:
-        start = time.perf_counter()
-        result = engine.embed(batch)
+    start = time.perf_counter()
+    for batch, result in engine.stream(loader):
         rows = np.array([row_of[name] for name in batch["sequence_ids"]])
-        output.store(result, rows, batch, time.perf_counter() - start)
+        start, seconds = (now := time.perf_counter()), now - start
+        output.store(result, rows, batch, seconds)
 
 
 def _exact_model(files: ShardFiles, model: PackedESM2) -> Callable[[], PackedESM2] | None:

@@ -82,4 +82,14 @@ class Step:
         tokens[:used] = batch["input_ids"]
         positions = torch.zeros(shape.tokens, dtype=torch.int32)
         positions[:used] = batch["position_ids"]
-        return cls(tokens, positions, torch.from_numpy(bounds), count)
+        step = cls(tokens, positions, torch.from_numpy(bounds), count)
+        return step.pinned() if torch.cuda.is_available() else step
+
+    def pinned(self) -> Step:
+        """Give the same step in pinned memory, from which a device copies without waiting."""
+        return Step(
+            self.tokens.pin_memory(),
+            self.positions.pin_memory(),
+            self.cu_seqlens.pin_memory(),
+            self.sequences,
+        )

@@ -25,9 +25,11 @@ class Backend(Protocol):
 
     Attributes:
         name: as in logs and receipts.
+        on_device: whether a call is work of the device alone, so that a CUDA graph can hold it.
     """
 
     name: str
+    on_device: bool
 
     def prepare(
         self, positions: Tensor, cu_seqlens: Tensor, max_seqlen: int, rotary: tuple[Tensor, Tensor]
@@ -49,6 +51,7 @@ class SequenceAttention:
     """One scaled-dot-product call a sequence: any device, any dtype."""
 
     name = "sdpa"
+    on_device = False
 
     def prepare(
         self, positions: Tensor, cu_seqlens: Tensor, max_seqlen: int, rotary: tuple[Tensor, Tensor]
@@ -72,6 +75,7 @@ class VarlenAttention:
     """torch's variable-length FlashAttention: CUDA, float16 and bfloat16."""
 
     name = "varlen"
+    on_device = True
 
     def prepare(
         self, positions: Tensor, cu_seqlens: Tensor, max_seqlen: int, rotary: tuple[Tensor, Tensor]
@@ -95,6 +99,7 @@ class TileAttention:
     """Our kernel over the exact list of (sequence, query block) tiles: CUDA, Triton, 16 bits."""
 
     name = "tiles"
+    on_device = True
 
     def prepare(
         self, positions: Tensor, cu_seqlens: Tensor, max_seqlen: int, rotary: tuple[Tensor, Tensor]
@@ -103,7 +108,8 @@ class TileAttention:
         block = kernels.QUERY_BLOCK
         capacity = kernels.tile_capacity(len(positions), len(cu_seqlens) - 1, block)
         tiles = kernels.attention_tiles(cu_seqlens.cpu().numpy(), block, capacity)
-        return *rotary, torch.from_numpy(tiles).to(rotary[0].device, non_blocking=True)
+        host = torch.from_numpy(tiles).pin_memory()
+        return *rotary, host.to(rotary[0].device, non_blocking=True)
 
     def __call__(self, qkv: Tensor, segments: tuple[Any, ...]) -> Tensor:
         """Attend within each sequence; see `Backend`."""

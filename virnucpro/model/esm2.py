@@ -50,6 +50,11 @@ class PackedLayer(nn.Module):
         """The norm before attention and the one before the feed-forward block."""
         return self.self_attn_layer_norm, self.final_layer_norm
 
+    @property
+    def residual_biases(self) -> tuple[Tensor, Tensor]:
+        """The biases of the two products that add to the residual stream."""
+        return self.out_proj.bias, self.fc2.bias
+
 
 class PackedESM2(nn.Module):
     """ESM-2 for packed batches.
@@ -71,6 +76,7 @@ class PackedESM2(nn.Module):
         self.attend: Backend
         self.kernels = Kernels()
         self.frequencies = _frequencies(config.head_dim)
+        self.shifts = torch.zeros(2 * config.layers, config.dim)
         self._rotary: tuple[Tensor, Tensor] | None = None
 
     @classmethod
@@ -106,12 +112,14 @@ class PackedESM2(nn.Module):
             for name, tensor in _packed_names(state, config.layers).items()
         }
         model.load_state_dict(weights, strict=True, assign=True)
+        model.eval().requires_grad_(False)
         frequencies = state.get(ROTARY_FREQUENCIES, _frequencies(config.head_dim))
         model.frequencies = frequencies.to(device=device, dtype=torch.float32)
+        model.shifts = model._running_biases()
         model.attend, _ = select_attention(attention, device, dtype)
         if model.attend.name == "tiles":
             model.kernels, _ = kernels.select()
-        return model.eval().requires_grad_(False)
+        return model
 
     @property
     def device(self) -> torch.device:
@@ -190,18 +198,29 @@ class PackedESM2(nn.Module):
         h = do.layer_norm(x, *norms[0])
         for i, layer in zip(range(1, max(wanted) + 1), self._layers(), strict=False):
             qkv = layer.qkv_proj(h).view(len(x), 3, self.config.heads, -1)
-            attended = layer.out_proj(self.attend(qkv, segments))
-            x, h = do.residual_layer_norm(x, attended, *norms[2 * i - 1], inplace=True)
+            x.addmm_(self.attend(qkv, segments), layer.out_proj.weight.t())
+            h = do.layer_norm(x, *norms[2 * i - 1], shift=self.shifts[2 * i - 2])
             hidden = F.linear(h, layer.fc1.weight)  # [T, 4 dim]; the bias comes with the GELU
             hidden = do.bias_gelu(hidden, layer.fc1.bias, inplace=True)
-            x, h = do.residual_layer_norm(x, layer.fc2(hidden), *norms[2 * i], inplace=True)
+            x.addmm_(hidden, layer.fc2.weight.t())
+            h = do.layer_norm(x, *norms[2 * i], shift=self.shifts[2 * i - 1])
             if i in wanted:
-                representations[i] = h if i == self.config.layers else x.clone()
+                last = i == self.config.layers
+                representations[i] = h if last else (x + self.shifts[2 * i - 1]).to(x.dtype)
         return representations
 
     def _layers(self) -> Iterable[PackedLayer]:
         """Give the layers with their type."""
         return cast("Iterable[PackedLayer]", self.layers)
+
+    def _running_biases(self) -> Tensor:
+        """Sum the biases that the residual stream lacks, [2 * layers, dim] float32.
+
+        The products that end a block add to the residual stream in place, without their biases;
+        the stream plus the sum of the biases so far is what fair-esm has there.
+        """
+        biases = [bias for layer in self._layers() for bias in layer.residual_biases]
+        return torch.stack([bias.float() for bias in biases]).cumsum(dim=0)
 
     def _norms(self) -> list[tuple[Tensor, Tensor, float]]:
         """Give weight, bias and epsilon of all layer norms, in the order of their use."""

@@ -1,7 +1,7 @@
 r"""FASTA as a stream of records, in memory that depends neither on the file nor on a record.
 
 The parser works on bytes and takes blocks cut anywhere. Inside a block it never goes line by line:
-records are split at ``\n>``, and line breaks leave a record in one `bytes.translate`.
+records are split at ``\n>``, and line breaks leave a record in one `bytes.replace`.
 """
 
 from __future__ import annotations

@@ -249,7 +249,7 @@ def test_failure_in_the_middle_leaves_no_final_name(files, monkeypatch):
     def broken(*_arguments):
         raise RuntimeError("the device fell off the bus")
 
-    monkeypatch.setattr(shard_module.Engine, "embed", broken)
+    monkeypatch.setattr(shard_module.Engine, "stream", broken)
     with pytest.raises(RuntimeError):
         embed_shard(files, CPU)
     assert os.listdir(files.embeddings.parent) == []
