@@ -57,6 +57,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         temporary.replace(target)
         sync_directory(target.parent)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -96,25 +96,51 @@ def test_bits_do_not_depend_on_neighbours_or_order(reference, sequences, dtype):
 
 
 def test_a_step_that_does_not_fit_is_split_and_repeated(reference, sequences):
+    order, bins = first_fit_decreasing(np.array([len(s) for s in sequences]), 65536)
+    batch = collate([sequences[i] for i in order[bins == 0]])
     engine = make_engine(reference, torch.float16, tokens=65536)
-    whole = embed_all(engine, sequences)
-    torch.cuda.empty_cache()
-    total = torch.cuda.get_device_properties(0).total_memory
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    embed_all(engine, sequences)
+    whole = engine.embed(batch)
     peak = torch.cuda.max_memory_allocated() - before
+    del engine
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction((before + 0.6 * peak) / total)
+
+    tight = make_engine(reference, torch.float16, tokens=65536)
+    limit = torch.cuda.memory_reserved() + 0.7 * peak
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(limit / total)
     try:
-        order = np.arange(len(sequences))
-        tokens = np.array([len(sequences[i]) for i in order])
-        items, bins = first_fit_decreasing(tokens, engine.shape.tokens)
-        batch = items[bins == 0]
-        result = engine.embed(collate([sequences[i] for i in batch]))
+        result = tight.embed(batch)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+    assert whole.splits == 0
     assert result.splits >= 1
     assert result.failures == []
-    difference = np.abs(result.pooled - whole[batch]).max()
-    assert difference < 0.05
+    assert np.abs(result.pooled - whole.pooled).max() < 0.05
+
+
+def test_steps_in_flight_do_not_mix(reference, sequences):
+    engine = make_engine(reference, torch.float16)
+    order, bins = first_fit_decreasing(np.array([len(s) for s in sequences]), TOKENS)
+    groups = np.split(order, np.flatnonzero(np.diff(bins)) + 1)
+    batches = [collate([sequences[i] for i in group]) for group in groups]
+    streamed = [result.pooled for _, result in engine.stream(batches)]
+    alone = [engine.embed(batch).pooled for batch in batches]
+    assert len(streamed) == len(batches)
+    assert all(np.array_equal(a, b) for a, b in zip(streamed, alone, strict=True))
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "varlen"])
+def test_other_backends_agree_with_the_kernels(reference, sequences, backend):
+    config, _, state = reference
+    some = sequences[:40]
+    model = PackedESM2.from_state_dict(
+        config, state, dtype=torch.float16, device="cuda", attention=backend
+    )
+    shape = StepShape.for_lengths(TOKENS, TOKENS // 3, LONGEST)
+    other = Engine(model, shape, [config.layers // 2, config.layers])
+    ours = embed_all(make_engine(reference, torch.float16), some)
+    theirs = embed_all(other, some)
+    norms = np.linalg.norm(ours, axis=-1) * np.linalg.norm(theirs, axis=-1)
+    assert ((ours * theirs).sum(-1) / norms).min() > 0.99999

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 
@@ -25,6 +26,16 @@ def test_failed_block_leaves_old_target_and_no_temporary_file(tmp_path):
         raise RuntimeError
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_full_disk_names_the_target_and_leaves_nothing(tmp_path):
+    target = tmp_path / "a.txt"
+    message = r"No space left on device: '.*a\.txt'"
+    with pytest.raises(OSError, match=message) as caught, files.atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.errno == errno.ENOSPC
+    assert os.listdir(tmp_path) == []
 
 
 def test_two_writers_of_one_target_do_not_meet(tmp_path):

@@ -266,6 +266,7 @@ def _bytes_per_token(model: PackedESM2, max_seqlen: int) -> float:
     """Give the slope of memory over tokens, from two probes; smaller ones on a small device."""
     for tokens in (4 * max_seqlen, max_seqlen):
         try:
+            _peak_bytes(model, tokens, max_seqlen)  # libraries take their workspace once, at first
             small, large = (_peak_bytes(model, size, max_seqlen) for size in (tokens, 2 * tokens))
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
@@ -277,9 +278,6 @@ def _bytes_per_token(model: PackedESM2, max_seqlen: int) -> float:
 def _peak_bytes(model: PackedESM2, tokens: int, max_seqlen: int) -> int:
     """Give the memory that a step takes beside the weights."""
     engine, step = _probe(model, tokens, max_seqlen)
-    engine.forward(
-        step, engine.shape
-    ).cpu()  # libraries take their workspace once, at their first call
     before = torch.cuda.memory_allocated(model.device)
     torch.cuda.reset_peak_memory_stats(model.device)
     engine.forward(step, engine.shape).cpu()

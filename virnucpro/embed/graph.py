@@ -72,6 +72,7 @@ class StepGraph:
         with torch.cuda.stream(warm_up):  # libraries set themselves up at their first call
             run()
         torch.cuda.current_stream().wait_stream(warm_up)
+        torch.cuda.empty_cache()  # a graph's memory is its own: it cannot use what is cached
         with torch.cuda.graph(self.graph):
             self.pooled = run()
 

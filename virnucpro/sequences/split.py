@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.errors import DataError, InputError
-from virnucpro.files import atomic_path, write_json
+from virnucpro.files import atomic_path, sha256_of, write_json
 from virnucpro.formats import SPLIT_FORMAT
 from virnucpro.sequences.compression import STANDARD_INPUT, name_of
 from virnucpro.sequences.identifiers import Renames, refuse_duplicates, rename_duplicates
@@ -124,6 +124,7 @@ def split(
         totals = write_shards(intake.partitions, number, staging)
         counts = _count(intake, totals, renames, new_records, staging / "quarantine.tsv")
         manifest = _manifest(sample, parameters, inputs, counts, intake, totals)
+        manifest["records_sha256"] = sha256_of(new_records)
         write_json(staging / "manifest.json", manifest)
     _log_summary(manifest, intake)
     return manifest

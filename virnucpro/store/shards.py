@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.errors import DataError
-from virnucpro.files import read_json
+from virnucpro.files import read_json, sha256_of
 from virnucpro.formats import SPLIT_FORMAT, check_format
 from virnucpro.plan.plan import Plan, read_plan
 from virnucpro.store.receipts import ShardEmbeddings, check_complete, verify_shard
@@ -96,6 +96,16 @@ def verify_shards(
 
 
 def _accepted(manifest: dict[str, Any], records: Path, shards: int) -> RecordKeys:
+    if not records.exists():
+        raise DataError("is missing", path=records, hint=_SPLIT_AGAIN)
+    found = sha256_of(records)
+    if found != manifest.get("records_sha256"):
+        raise DataError(
+            f"is not what `split` wrote: sha256 {found}, the manifest has "
+            f"{manifest.get('records_sha256')}",
+            path=records,
+            hint=_SPLIT_AGAIN,
+        )
     keys = read_keys(records, shards=shards)
     accepted = manifest["records"]["accepted"]
     if len(keys.keys) != accepted:

@@ -140,6 +140,7 @@ def test_the_manifest_counts_what_is_in_the_files(tmp_path):
     shard = (result.shards_dir / "00000.fasta").read_bytes()
     assert manifest == {
         "format": 1,
+        "records_sha256": hashlib.sha256(result.records_path.read_bytes()).hexdigest(),
         "sample": "gut 1",
         "parameters": {
             "shard_tokens": 20_000_000,

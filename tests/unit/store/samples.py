@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from virnucpro.files import sha256_of, write_json
+from virnucpro.files import read_json, sha256_of, write_json
 from virnucpro.formats import EMBED_FORMAT, PLAN_FORMAT, SPLIT_FORMAT
 from virnucpro.plan.plan import make_plan, read_plan, write_plan
 from virnucpro.plan.report import efficiency_report
@@ -93,6 +93,9 @@ class Sample:
 
     def write_records(self, rows: list[dict[str, Any]]) -> None:
         pq.write_table(pa.Table.from_pylist(rows, schema=RECORD_SCHEMA), self.records)
+        manifest = self.shards_dir / "manifest.json"
+        if manifest.exists():
+            write_json(manifest, read_json(manifest) | {"records_sha256": sha256_of(self.records)})
 
     def _write_split(self) -> None:
         self.write_records(self.record_rows())
@@ -129,6 +132,7 @@ class Sample:
                     "normalised": 0,
                     "duplicates": accepted - distinct,
                 },
+                "records_sha256": sha256_of(self.records),
                 "shards": [
                     {"name": name, "sequences": len(members)}
                     for name, members in zip(self.names, self.members, strict=True)

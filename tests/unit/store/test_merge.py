@@ -462,9 +462,10 @@ def test_quarantine_of_split_is_never_overwritten(sample: Sample) -> None:
 
 def test_damaged_records_file_is_refused(sample: Sample) -> None:
     whole = sample.records.read_bytes()
-    sample.records.write_bytes(whole[:-20])
-    with pytest.raises(DataError, match=r"records.parquet: is not a Parquet file"):
-        sample.merge()
+    for damaged in (whole[:-20], whole[:20] + bytes([whole[20] ^ 1]) + whole[21:]):
+        sample.records.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"records.parquet: is not what `split` wrote: sha256"):
+            sample.merge()
     sample.records.unlink()
     with pytest.raises(DataError, match=r"records.parquet: is missing"):
         sample.merge()
