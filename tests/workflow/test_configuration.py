@@ -1,0 +1,82 @@
+"""Wrong configurations end before any work, with a sentence that says what is wrong."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from tests.workflow.snakemake_runs import snakemake
+
+pytestmark = pytest.mark.workflow
+
+REFUSED = {
+    "unknown key": ("modell: demo", "modell"),
+    "unknown nested key": ("plan: {token_budgt: 4096}", "token_budgt"),
+    "wrong type": ("split: {shard_tokens: many}", "shard_tokens"),
+    "unknown choice": ("plan: {long_sequences: window}", "truncate"),
+    "budget below the longest sequence": ("plan: {token_budget: 1023}", "takes 1024 tokens"),
+    "longest sequence above the budget": ("plan: {max_sequence_length: 5000}", "5002 tokens"),
+    "unknown model": ("model: esm2_t33", "esm2_t33_650M_UR50D"),
+    "command as a model": ("model: 'x; touch pwned'", "'x; touch pwned'"),
+    "command as a device": ("embed: {device: '$(touch pwned)'}", "device"),
+    "empty sheet path": ("samples: ''", "samples"),
+    "missing sheet": ("samples: absent.tsv", "absent.tsv"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_wrong_config_is_refused_by_name(case, fresh):
+    config, named = REFUSED[case]
+    workdir = fresh(config=config)
+    run = snakemake(workdir, "--dry-run")
+    assert run.status == 1
+    assert named in run.text
+    assert "Traceback" not in run.text
+    assert not list(workdir.rglob("pwned"))
+
+
+SHEETS = {
+    "sample as a path": ("sample\tfasta\n../up\ta.faa\n", "../up"),
+    "sample as a command": ("sample\tfasta\n$(touch pwned)\ta.faa\n", "$(touch pwned)"),
+    "sample as an option": ("sample\tfasta\n-n\ta.faa\n", "line 2"),
+    "empty sample": ("sample\tfasta\na\ta.faa\n\ta.faa\n", "line 3"),
+    "unknown column": ("sample\tfasta\tcolour\na\ta.faa\tred\n", "colour"),
+    "missing column": ("sample\na\n", "fasta"),
+    "row with too few fields": ("sample\tfasta\na\n", "line 2"),
+    "wildcard in a path": ("sample\tfasta\na\t{sample}.faa\n", "{sample}.faa"),
+    "no rows": ("sample\tfasta\n", "rows"),
+}
+
+
+@pytest.mark.parametrize("case", SHEETS)
+def test_wrong_sheet_is_refused_with_the_place(case, fresh):
+    sheet, named = SHEETS[case]
+    workdir = fresh(sheet=sheet)
+    run = snakemake(workdir, "--dry-run")
+    assert run.status == 1
+    assert named in run.text
+    assert "samples.tsv" in run.text
+    assert not list(workdir.rglob("pwned"))
+
+
+def test_missing_fasta_is_named_before_anything_runs(fresh):
+    workdir = fresh(sheet="sample\tfasta\na\ta.faa\nb\tabsent.faa\n")
+    run = snakemake(workdir)
+    assert run.status == 1
+    assert "absent.faa" in run.text
+    assert not run.jobs
+
+
+def test_shell_characters_in_paths_stay_characters(fresh):
+    name = "odd ; touch pwned; $(touch pwned) `touch pwned` ' \" & # *.faa"
+    sheet = io.StringIO()
+    writer = csv.writer(sheet, dialect="excel-tab", lineterminator="\n")
+    writer.writerows([["sample", "fasta"], ["a", name]])
+    cache = "cache; touch pwned; $(touch pwned)"
+    workdir = fresh(sheet=sheet.getvalue(), config=json.dumps({"cache_dir": cache}))
+    (workdir / "a.faa").rename(workdir / name)
+    run = snakemake(workdir, "plans")
+    assert run.status == 0, run.text
+    assert (workdir / cache / "plans").is_dir()
+    assert not list(workdir.parent.rglob("pwned"))

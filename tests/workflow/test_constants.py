@@ -1,0 +1,73 @@
+"""Numbers and names that the workflow repeats, since rules must not import the package."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.snakemake_runs import ROOT
+from virnucpro import formats
+from virnucpro.model.config import KNOWN_MODELS
+from virnucpro.store.exports import EXPORTS
+
+
+def constant(name: str) -> object:
+    """Read a constant of common.smk, which is Python up to its first Snakemake keyword."""
+    text = (ROOT / "workflow" / "rules" / "common.smk").read_text()
+    module = ast.parse(text.partition("\nwildcard_constraints:")[0])
+    for node in module.body:
+        if isinstance(node, ast.Assign) and node.targets[0].id == name:
+            return ast.literal_eval(node.value)
+    raise AssertionError(f"common.smk has no {name}")
+
+
+@pytest.mark.parametrize("step", ["model", "split", "plan", "budget", "embed", "merge", "report"])
+def test_format_numbers_are_those_of_the_package(step):
+    assert constant("FORMATS")[step] == getattr(formats, f"{step.upper()}_FORMAT")
+
+
+def test_format_numbers_are_complete():
+    numbers = {name for name in formats.__all__ if name.endswith("_FORMAT")}
+    assert {f"{step.upper()}_FORMAT" for step in constant("FORMATS")} == numbers
+
+
+def test_named_models_are_those_of_the_package():
+    assert set(constant("NAMED_MODELS")) == set(KNOWN_MODELS)
+
+
+def test_exports_are_those_of_the_package():
+    assert set(constant("EXPORT_FILES")) == set(EXPORTS)
+
+
+def test_shipped_config_spells_out_the_defaults():
+    yaml = pytest.importorskip("yaml")
+    schema = yaml.safe_load((ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text())
+
+    def defaults(properties: dict) -> dict:
+        return {
+            key: defaults(value["properties"]) if "properties" in value else value["default"]
+            for key, value in properties.items()
+        }
+
+    shipped = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+    assert shipped == defaults(schema["properties"])
+
+
+def test_every_config_key_is_documented():
+    yaml = pytest.importorskip("yaml")
+    schema = yaml.safe_load((ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text())
+    readme = (ROOT / "config" / "README.md").read_text()
+    for key, value in schema["properties"].items():
+        for name in [f"{key}.{inner}" for inner in value.get("properties", {})] or [key]:
+            assert f"| `{name}` |" in readme
+
+
+def test_every_value_in_a_shell_command_is_quoted():
+    for path in sorted(Path(ROOT / "workflow" / "rules").glob("*.smk")):
+        for line in path.read_text().splitlines():
+            if line.strip().startswith(('"', "'")) and "{" in line:
+                for field in line.replace("{{", "").replace("}}", "").split("{")[1:]:
+                    name = field.partition("}")[0]
+                    kind = name.partition(".")[0].partition(":")[0]
+                    if kind in {"input", "output", "params", "resources", "wildcards", "log"}:
+                        assert name.endswith(":q"), f"{path.name}: {line}"

@@ -1,0 +1,189 @@
+"""The table "what runs again": a change runs the steps whose output it changes, and no others."""
+
+import gzip
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.snakemake_runs import ROOT, snakemake
+
+pytestmark = pytest.mark.workflow
+
+SAMPLES = {"lambda", "awkward"}
+
+
+def shards(workdir: Path, sample: str) -> list[str]:
+    manifest = json.loads((workdir / "results" / sample / "shards" / "manifest.json").read_text())
+    return [shard["name"] for shard in manifest["shards"]]
+
+
+def dry_run(workdir: Path, *arguments: str, workflow: Path = ROOT / "workflow") -> set[str]:
+    run = snakemake(workdir, "--dry-run", *arguments, workflow=workflow)
+    assert run.status == 0, run.text
+    return set(run.jobs)
+
+
+AFTER_SPLIT = {"split", "merge", "report"}  # the checkpoint decides about plan and embed
+AFTER_EMBED = {"embed", "merge", "report"}
+CONFIG_CHANGES = {
+    "nothing": ("{}", set()),
+    "model": ("model: my model.pt", {"fetch_model", "token_budget", *AFTER_EMBED}),
+    "input_type": ("input_type: any", AFTER_SPLIT),
+    "duplicate_ids": ("duplicate_ids: suffix", AFTER_SPLIT),
+    "split.shard_tokens": ("split: {shard_tokens: 500}", AFTER_SPLIT),
+    "split.max_invalid_fraction": ("split: {max_invalid_fraction: 0.25}", AFTER_SPLIT),
+    "split.max_record_residues": ("split: {max_record_residues: 9999}", AFTER_SPLIT),
+    "plan.token_budget": (
+        "plan: {token_budget: 2048}",
+        {"plan", "token_budget", *AFTER_EMBED},
+    ),
+    "plan.max_sequence_length": (
+        "plan: {max_sequence_length: 500}",
+        {"plan", "token_budget", *AFTER_EMBED},
+    ),
+    "embed.device": ("embed: {device: cpu}", {"token_budget"}),
+    "embed.dtype": ("embed: {dtype: bfloat16}", {"token_budget"}),  # a checkpoint, see below
+    "embed.layers": ("embed: {layers: [2]}", AFTER_EMBED),
+    "embed.output_dtype": ("embed: {output_dtype: float32}", AFTER_EMBED),
+    "merge.exports": ("merge: {exports: [npy]}", {"merge", "report"}),
+    "cache_dir": ("cache_dir: elsewhere", set()),
+}
+
+
+@pytest.mark.parametrize("key", CONFIG_CHANGES)
+def test_changed_config_key_runs_only_steps_whose_output_it_changes(key, finished, tmp_path):
+    changes, expected = CONFIG_CHANGES[key]
+    (finished / "my model.pt").touch()
+    config = tmp_path / "changes.yaml"
+    config.write_text(changes + "\n")
+    assert dry_run(finished, "--configfile", str(config)) == expected
+
+
+def test_threads_and_resources_run_nothing_again(finished):
+    options = ["--set-threads", "embed=1", "--set-resources", "embed:token_budget=1024"]
+    assert dry_run(finished, *options, "embed:runtime=5", "plan:mem_mb=1", "embed:gpu=0") == set()
+
+
+FORMAT_CHANGES = {
+    "model": {"fetch_model", "token_budget", *AFTER_EMBED},
+    "split": AFTER_SPLIT,
+    "plan": {"plan", *AFTER_EMBED},
+    "budget": {"token_budget"},
+    "embed": AFTER_EMBED,
+    "merge": {"merge", "report"},
+    "report": {"report"},
+}
+
+
+@pytest.mark.parametrize("name", FORMAT_CHANGES)
+def test_raised_format_number_runs_the_step_that_writes_it_and_those_after(
+    name, finished, own_workflow
+):
+    common = own_workflow / "rules" / "common.smk"
+    changed, count = re.subn(rf'("{name}"): \d+', r"\1: 999", common.read_text())
+    assert count == 1
+    common.write_text(changed)
+    assert dry_run(finished, workflow=own_workflow) == FORMAT_CHANGES[name]
+
+
+def test_unchanged_workflow_in_another_folder_runs_nothing(finished, own_workflow):
+    assert dry_run(finished, workflow=own_workflow) == set()
+
+
+def test_touched_files_run_nothing(workdir):
+    for path in [workdir / "data" / "lambda.faa", workdir / "results/lambda/plan/00000.parquet"]:
+        os.utime(path)
+    assert dry_run(workdir) == set()
+
+
+def test_missing_embedding_is_computed_again_and_no_other(workdir):
+    (workdir / "results" / "lambda" / "embeddings" / "00000.npy").unlink()
+    (workdir / "results" / "lambda" / "embeddings.h5ad").unlink()
+    run = snakemake(workdir, "--dry-run")
+    assert dict(run.jobs) == {"embed": 1, "merge": 1, "report": 1}
+
+
+def test_measuring_the_token_budget_again_leaves_embeddings_alone(workdir):
+    assert dry_run(workdir, "--forcerun", "token_budget") == {"token_budget"}
+
+
+def test_two_dtypes_that_swap_their_values_run_embed(workdir):
+    """The token budget is measured again too, and must not hide that embed has changed."""
+    config = workdir / "swapped.yaml"
+    config.write_text("embed: {dtype: float16, output_dtype: float32}\n")
+    target = "results/lambda/embeddings/00000.npy"
+    run = snakemake(workdir, target, "--configfile", str(config))
+    assert run.status == 0, run.text
+    assert dict(run.jobs) == {"token_budget": 1, "embed": 1}
+    receipt = json.loads((workdir / target).with_suffix(".json").read_text())
+    assert (receipt["compute_dtype"], receipt["dtype"]) == ("float16", "float32")
+
+
+def test_rows_of_a_sample_in_another_order_run_split(workdir):
+    sheet = workdir / "config" / "samples.tsv"
+    header, *rows = sheet.read_text().splitlines()
+    sheet.write_text("\n".join([header, *reversed(rows)]) + "\n")
+    assert dry_run(workdir) == AFTER_SPLIT
+
+
+def test_added_sequence_runs_only_its_shard(workdir):
+    before = shards(workdir, "lambda")
+    assert len(before) > 1
+    contents = {
+        name: (workdir / f"results/lambda/shards/{name}.fasta").read_bytes() for name in before
+    }
+    with (workdir / "data" / "lambda.faa").open("a") as handle:
+        handle.write(">added\nMKWVTFISLL\n")
+    run = snakemake(workdir)
+    assert run.status == 0, run.text
+    assert shards(workdir, "lambda") == before
+    changed = [
+        name
+        for name in before
+        if (workdir / f"results/lambda/shards/{name}.fasta").read_bytes() != contents[name]
+    ]
+    assert len(changed) == 1
+    assert dict(run.jobs) == {"split": 1, "plan": 1, "embed": 1, "merge": 1, "report": 1}
+    assert dry_run(workdir) == set()
+
+
+def test_fewer_shards_than_before_leave_nothing_behind(workdir):
+    assert len(shards(workdir, "lambda")) > 1
+    config = workdir / "one.yaml"
+    config.write_text("split: {shard_tokens: 1000000}\n")
+    run = snakemake(workdir, "results/lambda/packing_report.tsv", "--configfile", str(config))
+    assert run.status == 0, run.text
+    assert shards(workdir, "lambda") == ["00000"]
+    kept = {path.name.split(".")[0] for path in (workdir / "results/lambda/plan").iterdir()}
+    kept |= {path.name.split(".")[0] for path in (workdir / "results/lambda/embeddings").iterdir()}
+    assert kept == {"00000"}
+
+
+@pytest.mark.parametrize("seconds", [0, -(10**6)], ids=["newer", "older"])
+def test_other_content_under_the_same_path_runs_split(seconds, workdir):
+    path = workdir / "data" / "awkward_2.faa.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).replace(b">M", b">other")))
+    now = path.stat().st_mtime
+    os.utime(path, (now, now + seconds))
+    assert dry_run(workdir) == AFTER_SPLIT
+
+
+def test_deleted_results_take_their_plans_from_the_cache(workdir):
+    shutil.rmtree(workdir / "results")
+    shutil.rmtree(workdir / "logs")
+    run = snakemake(workdir, "plans")
+    assert run.status == 0, run.text
+    for sample in SAMPLES:
+        for shard in shards(workdir, sample):
+            log = (workdir / "logs" / "plan" / sample / f"{shard}.log").read_text()
+            assert "plan cache hit" in log
+
+
+def test_plans_need_neither_model_nor_device(fresh):
+    run = snakemake(fresh(), "plans")
+    assert run.status == 0, run.text
+    assert dict(run.jobs) == {"split": 1, "plan": 1, "plan_report": 1}

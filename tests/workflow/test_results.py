@@ -1,0 +1,86 @@
+"""What a finished run has written."""
+
+import csv
+import json
+
+import anndata
+import pytest
+
+from example.summarise import summarise
+from tests.workflow.snakemake_runs import snakemake
+
+pytestmark = pytest.mark.workflow
+
+
+@pytest.mark.parametrize(("sample", "records"), [("lambda", 12), ("awkward", 11)])
+def test_every_record_is_embedded_or_quarantined(sample, records, finished):
+    results = finished / "results" / sample
+    embedded = list(anndata.read_h5ad(results / "embeddings.h5ad").obs_names)
+    with (results / "quarantine.tsv").open(newline="") as handle:
+        refused = [row["id"] for row in csv.DictReader(handle, delimiter="\t")]
+    assert len(embedded) + len(refused) == records
+    assert not set(embedded) & set(refused)
+    if sample == "awkward":
+        assert refused == ["empty", "mostly_invalid"]
+
+
+def test_rows_of_one_sample_are_read_in_the_order_of_the_sheet(finished):
+    ids = list(anndata.read_h5ad(finished / "results/awkward/embeddings.h5ad").obs_names)
+    assert ids[:5] == ["plain", "twin", "lower_case", "stop_codon", "inner_stop"]
+    assert ids[5:] == ["with_J", "gaps", "long", "M"]
+
+
+def test_exports_and_figures_are_written(finished):
+    for name in [
+        "embeddings.parquet",
+        "embeddings.npy",
+        "embeddings.tsv",
+        "embeddings.h5",
+        "packing_report.json",
+        "packing_report.tsv",
+        "figures/length_distribution.svg",
+        "figures/packing_efficiency.svg",
+        "figures/throughput.svg",
+    ]:
+        assert (finished / "results" / "lambda" / name).stat().st_size > 0, name
+
+
+def test_finished_run_has_nothing_to_do(finished):
+    run = snakemake(finished)
+    assert run.status == 0
+    assert "Nothing to be done" in run.text
+
+
+def test_report_is_made_offline(finished, tmp_path):
+    report = tmp_path / "report.zip"
+    run = snakemake(finished, "--report", str(report))
+    assert run.status == 0, run.text
+    assert report.stat().st_size > 10_000
+
+
+def test_summary_says_where_the_results_are(finished):
+    folder = finished / "results" / "awkward"
+    text = summarise(folder)
+    assert "awkward: 11 records, 9 embedded, 2 quarantined" in text
+    assert str(folder / "embeddings.h5ad") in text
+    assert "carry no biology" in text
+
+
+def test_shards_run_at_the_tokens_that_were_measured(finished):
+    measured = json.loads((finished / "resources/token_budget/demo.json").read_text())
+    receipt = json.loads((finished / "results/lambda/embeddings/00000.json").read_text())
+    assert receipt["tokens_per_step"] == measured["tokens_per_step"]
+
+
+def test_failed_embed_is_tried_again_with_half_the_tokens(fresh, own_workflow):
+    """A stand-in for embed fails until it gets 100 tokens, as on a device with little memory."""
+    rule = own_workflow / "rules" / "embed.smk"
+    head, shell, _ = rule.read_text().partition("    shell:\n")
+    stand_in = "'echo {resources.token_budget} >> attempts; [ {resources.token_budget} -le 100 ]"
+    rule.write_text(f"{head}{shell}        {stand_in} && touch {{output}}'\n")
+    workdir = fresh(config="plan: {token_budget: 400, max_sequence_length: 98}")
+    target = "results/a/embeddings/00000.npy"
+    run = snakemake(workdir, target, workflow=own_workflow)
+    assert run.status == 0, run.text
+    assert (workdir / "attempts").read_text().split() == ["400", "200", "100"]
+    assert "Nothing to be done" in snakemake(workdir, target, workflow=own_workflow).text

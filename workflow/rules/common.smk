@@ -1,0 +1,257 @@
+"""Reads and checks the configuration and the sample sheet; every helper of the rules is here."""
+
+import csv
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import validate
+
+# The format numbers of virnucpro.formats. Snakemake doesn't track the package's code: a number in
+# a rule's params is what re-runs that rule, and those after it, when its output changes.
+FORMATS = {
+    "model": 1,
+    "split": 1,
+    "plan": 1,
+    "budget": 1,
+    "embed": 1,
+    "merge": 1,
+    "report": 1,
+}
+
+# The models that have a name; virnucpro.model.config knows their shapes.
+NAMED_MODELS = (
+    "demo",
+    "esm2_t6_8M_UR50D",
+    "esm2_t12_35M_UR50D",
+    "esm2_t30_150M_UR50D",
+    "esm2_t33_650M_UR50D",
+    "esm2_t36_3B_UR50D",
+    "esm2_t48_15B_UR50D",
+)
+
+# The files of each export; the first is the one that the command line names.
+EXPORT_FILES = {
+    "parquet": ["results/{sample}/embeddings.parquet"],
+    "npy": ["results/{sample}/embeddings.npy", "results/{sample}/embeddings.tsv"],
+    "uniprot-h5": ["results/{sample}/embeddings.h5"],
+}
+
+os.environ.update(
+    # A snakemake that is called by its full path finds the `virnucpro` installed beside it.
+    PATH=os.pathsep.join(
+        [str(Path(sys.executable).parent), os.getenv("PATH", os.defpath)]
+    ),
+    # Where envs/virnucpro.post-deploy.sh installs the package from, under `--sdm conda`.
+    VIRNUCPRO_SOURCE=workflow.current_basedir.join("../..").get_path_or_uri(
+        secret_free=True
+    ),
+)
+
+
+# ---- configuration and sample sheet -------------------------------------------------------------
+
+
+def read_samples(sheet):
+    """Give {sample: [FASTA, ...]}; several rows of one sample are read one after the other."""
+    try:
+        # utf-8-sig: spreadsheets put a byte order mark before the first column's name
+        with open(sheet, newline="", encoding="utf-8-sig") as handle:
+            reader = csv.DictReader(
+                handle, dialect="excel-tab", restkey="(extra columns)"
+            )
+            rows = {f"line {reader.line_num}": dict(row) for row in reader}
+    except (OSError, UnicodeDecodeError) as error:
+        raise WorkflowError(
+            f"cannot read the sample sheet {sheet} (config: samples)", error
+        )
+    try:
+        validate({"rows": rows}, "../schemas/samples.schema.yaml")
+    except WorkflowError as error:
+        raise WorkflowError(f"the sample sheet {sheet} is not valid", error)
+    samples = {}
+    for row in rows.values():
+        samples.setdefault(row["sample"], []).append(row["fasta"])
+    return samples
+
+
+def check_token_budget():
+    """Refuse a token budget that the longest item doesn't fit into, before any work."""
+    longest = config["plan"]["max_sequence_length"] + 2
+    if config["plan"]["token_budget"] < longest:
+        raise WorkflowError(
+            f"config: plan.token_budget is {config['plan']['token_budget']}, but a sequence of "
+            f"plan.max_sequence_length residues with its BOS and EOS takes {longest} tokens: "
+            f"raise plan.token_budget to {longest} or more, or lower plan.max_sequence_length"
+        )
+
+
+def name_model(source):
+    """Give the name of a model's files: its own name, or one made from a local path."""
+    if source in NAMED_MODELS:
+        return source
+    path = Path(source)
+    if not path.exists():
+        raise WorkflowError(
+            f"config: model is {source!r}, which is none of {', '.join(NAMED_MODELS)}, nor a .pt "
+            "file or a folder in the Hugging Face layout that exists here"
+        )
+    path = path.resolve()
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", path.name if path.is_dir() else path.stem)
+    return name.lstrip("._-") or "model"
+
+
+validate(config, "../schemas/config.schema.yaml")
+check_token_budget()
+SAMPLES = read_samples(config["samples"])
+MODEL = name_model(config["model"])
+MODEL_WEIGHTS = f"resources/models/{MODEL}.safetensors"
+MODEL_RECEIPT = f"resources/models/{MODEL}.json"
+TOKEN_BUDGET = f"resources/token_budget/{MODEL}.json"
+
+
+wildcard_constraints:
+    sample=r"[A-Za-z0-9][A-Za-z0-9._-]*",
+    shard=r"\d{5}",
+    model=re.escape(MODEL),
+
+
+# ---- input functions ----------------------------------------------------------------------------
+
+
+def sample_fastas(wildcards):
+    """The FASTA files of a sample, in the order of the sheet."""
+    return SAMPLES[wildcards.sample]
+
+
+def model_files(wildcards):
+    """The local files that a model is made from; none for a model that has a name."""
+    source = Path(config["model"])
+    if config["model"] in NAMED_MODELS:
+        return []
+    if source.is_file():
+        return [str(source)]
+    return sorted(
+        str(path)
+        for path in source.iterdir()
+        if path.suffix in {".json", ".safetensors", ".bin"}
+    )
+
+
+def shard_fasta(wildcards):
+    """A shard's FASTA file, which the checkpoint writes into its folder."""
+    folder = checkpoints.split.get(sample=wildcards.sample).output.shards
+    return f"{folder}/{wildcards.shard}.fasta"
+
+
+def split_manifest(wildcards):
+    """The file that lists a sample's shards."""
+    return (
+        f"{checkpoints.split.get(sample=wildcards.sample).output.shards}/manifest.json"
+    )
+
+
+def shards_of(wildcards):
+    """The names of a sample's shards, known once the checkpoint has run."""
+    manifest = json.loads(Path(split_manifest(wildcards)).read_text())
+    return [shard["name"] for shard in manifest["shards"]]
+
+
+def of_all_shards(pattern):
+    """Make an input function that fills `pattern` for every shard of a sample."""
+
+    def files(wildcards):
+        return expand(pattern, sample=wildcards.sample, shard=shards_of(wildcards))
+
+    return files
+
+
+# ---- params -------------------------------------------------------------------------------------
+
+
+def fasta_sizes(wildcards):
+    """A sample's files with their sizes, in order.
+
+    Snakemake sees neither another order of the inputs nor another file under the same path if that
+    file is older than the results; as params, both are seen.
+    """
+    files = [path for path in sample_fastas(wildcards) if os.path.exists(path)]
+    return [f"{path}: {os.path.getsize(path)}" for path in files]
+
+
+def option(dpath, name=None):
+    """Give a configured value as a command line option, `--name=value`.
+
+    Snakemake compares the set of a rule's params, not which of them has which value: two that swap
+    their values look unchanged to it, unless the names are in the values.
+    """
+    name = name or Path(dpath).name.replace("_", "-")
+    return f"--{name}={lookup(within=config, dpath=dpath)}"
+
+
+def format_option(step):
+    """Give the format number of a step as an option; raising it runs the step again."""
+    return f"--format={FORMATS[step]}"
+
+
+def folder_of(name):
+    """Make a params function: the folder of the (first) input file called `name`."""
+
+    def folder(wildcards, input):
+        files = input[name]
+        return str(Path(files if isinstance(files, str) else files[0]).parent)
+
+    return folder
+
+
+def layer_options():
+    """The pooled layers as options, `--layers=N` each."""
+    return [f"--layers={layer}" for layer in config["embed"]["layers"]]
+
+
+def export_outputs():
+    """The files of the configured exports."""
+    return [
+        path for export in config["merge"]["exports"] for path in EXPORT_FILES[export]
+    ]
+
+
+def export_options(wildcards):
+    """The configured exports as options, `--export=KIND=FILE`."""
+    return [
+        f"--export={export}={EXPORT_FILES[export][0].format(sample=wildcards.sample)}"
+        for export in config["merge"]["exports"]
+    ]
+
+
+# ---- resources ----------------------------------------------------------------------------------
+
+
+def grows_with_attempt(amount):
+    """Make a resource function: `amount` times the attempt, so a killed job gets more."""
+
+    def grown(wildcards, attempt):
+        return amount * attempt
+
+    return grown
+
+
+def step_tokens(wildcards, input, attempt):
+    """Tokens of one step on the device, halved at each attempt.
+
+    What was measured, where it was; Snakemake evaluates this once more just before the job starts,
+    so the plan's budget stands in only where the job doesn't run (a dry run before the first run).
+    """
+    if Path(input.budget).exists():
+        tokens = json.loads(Path(input.budget).read_text())["tokens_per_step"]
+    else:
+        tokens = config["plan"]["token_budget"]
+    return max(tokens // 2 ** (attempt - 1), config["plan"]["max_sequence_length"] + 2)
+
+
+def gpus():
+    """GPUs of a job that computes. On `auto` one is asked for, also where none turns out to be."""
+    return 0 if config["embed"]["device"] == "cpu" else 1

@@ -1,0 +1,34 @@
+# The command line takes the folders and learns the shards from the manifest; the rule names every
+# file, so that it waits for each and runs again when one changes.
+rule merge:
+    input:
+        manifest=split_manifest,
+        records="results/{sample}/records.parquet",
+        shards=of_all_shards("results/{sample}/shards/{shard}.fasta"),
+        plans=of_all_shards("results/{sample}/plan/{shard}.parquet"),
+        embeddings=of_all_shards("results/{sample}/embeddings/{shard}.npy"),
+        receipts=of_all_shards("results/{sample}/embeddings/{shard}.json"),
+    output:
+        embeddings="results/{sample}/embeddings.h5ad",
+        quarantine="results/{sample}/quarantine.tsv",
+        exports=export_outputs(),
+    log:
+        "logs/merge/{sample}.log",
+    benchmark:
+        "benchmarks/results/merge/{sample}.tsv"
+    conda:
+        "../../envs/virnucpro.yaml"
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    params:
+        shards=folder_of("manifest"),
+        plans=folder_of("plans"),
+        embeddings=folder_of("embeddings"),
+        exports=export_options,
+        format=format_option("merge"),
+    shell:
+        "virnucpro merge --shards {params.shards:q} --records {input.records:q}"
+        " --plans {params.plans:q} --embeddings {params.embeddings:q}"
+        " --output {output.embeddings:q} --quarantine {output.quarantine:q}"
+        " {params.exports:q} {params.format:q} 2> {log:q}"

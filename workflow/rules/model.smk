@@ -1,0 +1,54 @@
+rule fetch_model:
+    input:
+        model_files,
+    output:
+        weights="resources/models/{model}.safetensors",
+        receipt="resources/models/{model}.json",
+    log:
+        "logs/fetch_model/{model}.log",
+    localrule: True
+    conda:
+        "../../envs/virnucpro.yaml"
+    resources:
+        mem_mb=8000,
+        runtime=120,
+    params:
+        source=lookup(within=config, dpath="model"),
+        format=format_option("model"),
+    shell:
+        "virnucpro model fetch --weights {output.weights:q} --receipt {output.receipt:q}"
+        " {params.format:q} -- {params.source:q} 2> {log:q}"
+
+
+# Waits for the weights only, so it runs beside split and plan. A checkpoint, though no input is
+# derived from it: where this job is to run and its output is `ancient` to embed, Snakemake doesn't
+# look whether embed itself has changed (another dtype, say). After a checkpoint it looks again.
+checkpoint token_budget:
+    input:
+        weights=ancient("resources/models/{model}.safetensors"),
+        receipt="resources/models/{model}.json",
+    output:
+        "resources/token_budget/{model}.json",
+    log:
+        "logs/token_budget/{model}.log",
+    benchmark:
+        "benchmarks/results/token_budget/{model}.tsv"
+    conda:
+        "../../envs/virnucpro.yaml"
+    threads: 4
+    resources:
+        gpu=gpus(),
+        mem_mb=16000,
+        runtime=30,
+        cache_dir=lookup(within=config, dpath="cache_dir"),
+    params:
+        device=option("embed/device"),
+        dtype=option("embed/dtype"),
+        plan_token_budget=option("plan/token_budget", "plan-token-budget"),
+        max_sequence_length=option("plan/max_sequence_length"),
+        format=format_option("budget"),
+    shell:
+        "virnucpro budget --weights {input.weights:q} --receipt {input.receipt:q}"
+        " --out {output:q} --cache-dir {resources.cache_dir:q} {params.device:q} {params.dtype:q}"
+        " {params.plan_token_budget:q} {params.max_sequence_length:q} {params.format:q}"
+        " 2> {log:q}"

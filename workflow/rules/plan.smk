@@ -1,0 +1,24 @@
+rule plan:
+    input:
+        shard=shard_fasta,
+    output:
+        plan="results/{sample}/plan/{shard}.parquet",
+        report="results/{sample}/plan/{shard}.json",
+    log:
+        "logs/plan/{sample}/{shard}.log",
+    conda:
+        "../../envs/virnucpro.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+        cache_dir=lookup(within=config, dpath="cache_dir"),
+    params:
+        token_budget=option("plan/token_budget"),
+        max_sequence_length=option("plan/max_sequence_length"),
+        long_sequences=option("plan/long_sequences"),
+        format=format_option("plan"),
+    shell:
+        "virnucpro plan --plan {output.plan:q} --report {output.report:q}"
+        " --cache-dir {resources.cache_dir:q} {params.token_budget:q}"
+        " {params.max_sequence_length:q} {params.long_sequences:q} {params.format:q}"
+        " -- {input.shard:q} 2> {log:q}"
