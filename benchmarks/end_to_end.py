@@ -297,6 +297,8 @@ def main() -> None:
         return
     about = describe_run(device)
     print("\n".join(f"- {line}" for line in about), flush=True)
+    if options.folder is not None:
+        options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         result = compare(Path(folder), options)
     if options.json:

@@ -209,11 +209,12 @@ class Meter:
     def rate(self, runner: Runner, row: Row) -> None:
         """Put warm-up, rate and memory into the row."""
         batches = runner.batches(np.arange(len(self.counts)))
+        batches = batches[:-1] or batches  # the last is partly filled, once in a whole shard
         with time_limit(self.warm_up_limit):
             row.warm_up = self.time(runner, evenly(batches, 3))
         estimate = self.tokens(batches) / len(batches) * 3 / self.time(runner, evenly(batches, 3))
         wanted = estimate * self.seconds / 3 / self.tokens(batches) * len(batches)
-        chosen = evenly(batches, max(3, round(wanted)))
+        chosen = evenly(batches, max(8, round(wanted)))
         passes: list[float] = []
         while len(passes) < 3 or sum(passes) < self.seconds:
             passes.append(self.time(runner, chosen))
