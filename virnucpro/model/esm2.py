@@ -9,7 +9,7 @@ matrix product works on real tokens; only attention needs to know where sequence
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -107,11 +107,11 @@ class PackedESM2(nn.Module):
         device = torch.device(device)
         with torch.device("meta"):
             model = cls(config)
-        weights = {
-            name: tensor.to(device=device, dtype=dtype)
-            for name, tensor in _packed_names(state, config.layers).items()
-        }
-        model.load_state_dict(weights, strict=True, assign=True)
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device).to(dtype)  # the device converts faster than the host
+
+        model.load_state_dict(_packed(state, config.layers, move), strict=True, assign=True)
         model.eval().requires_grad_(False)
         frequencies = state.get(ROTARY_FREQUENCIES, _frequencies(config.head_dim))
         model.frequencies = frequencies.to(device=device, dtype=torch.float32)
@@ -249,16 +249,18 @@ def _frequencies(head_dim: int) -> Tensor:
     return 1.0 / (_ROTARY_BASE**exponent)
 
 
-def _packed_names(state: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
+def _packed(
+    state: Mapping[str, Tensor], layers: int, move: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
     """Adapt fair-esm's names: query, key and value become one matrix; the head is left out."""
     elsewhere = re.compile(r"lm_head\.|rotary\.|.*\.self_attn\.[qkv]_proj\.")
     weights = {
-        name.replace(".self_attn.out_proj.", ".out_proj."): tensor
+        name.replace(".self_attn.out_proj.", ".out_proj."): move(tensor)
         for name, tensor in state.items()
         if not elsewhere.match(name)
     }
     for i in range(layers):
         for kind in ("weight", "bias"):
-            parts = [state[f"layers.{i}.self_attn.{p}_proj.{kind}"] for p in "qkv"]
+            parts = [move(state[f"layers.{i}.self_attn.{p}_proj.{kind}"]) for p in "qkv"]
             weights[f"layers.{i}.qkv_proj.{kind}"] = torch.cat(parts)
     return weights
