@@ -145,7 +145,7 @@ def elementwise_rows(shape: Shape, dim: int) -> Iterator[tuple[str, float, float
     from virnucpro.model.kernels import elementwise
 
     T, options = shape.tokens, {"device": "cuda", "dtype": shape.qkv.dtype}
-    x, delta = torch.randn(2, T, dim, **options)
+    x = torch.randn(T, dim, **options)
     wide, wide_bias = torch.randn(T, 4 * dim, **options), torch.randn(4 * dim, **options)
     weight, bias = torch.randn(2, dim, **options)
     bounds, unit = shape.bounds(shape.steps[len(shape.steps) // 2]), x.element_size() * T * dim
@@ -156,7 +156,6 @@ def elementwise_rows(shape: Shape, dim: int) -> Iterator[tuple[str, float, float
         ours, twin = (microseconds(lambda f=f: f(*arguments), launches=4) for f in functions)
         return ours, twin
 
-    yield "residual + layer norm", *pair("residual_layer_norm", (x, delta, *norm)), 4 * unit
     yield "layer norm", *pair("layer_norm", (x, *norm)), 2 * unit
     yield "bias + GELU", *pair("bias_gelu", (wide, wide_bias)), 8 * unit
     pooled = microseconds(lambda: elementwise.pool_mean(x, bounds))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from virnucpro.files import atomic_path, read_json, sha256_of, write_bytes, writ
 from virnucpro.formats import EMBED_FORMAT
 from virnucpro.model.devices import device_name, select_device, select_dtype
 from virnucpro.model.esm2 import PackedESM2
-from virnucpro.model.weights import load_weights
+from virnucpro.model.weights import load_weights, verify_model
 from virnucpro.plan.plan import Plan, read_plan
 
 __all__ = ["EmbedOptions", "ShardFiles", "embed_shard"]
@@ -182,10 +183,13 @@ def _sequences(plan: Plan) -> int:
 
 
 def _load_model(files: ShardFiles, device: torch.device, dtype: torch.dtype) -> PackedESM2:
-    """Load the weights onto the device."""
+    """Load the weights onto the device, while they are hashed and compared with their receipt."""
     start = time.perf_counter()
-    config, state = load_weights(files.weights, files.model_receipt)
-    model = PackedESM2.from_state_dict(config, state, dtype=dtype, device=device)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        check = pool.submit(verify_model, files.weights, files.model_receipt)
+        config, state = load_weights(files.weights, None)
+        model = PackedESM2.from_state_dict(config, state, dtype=dtype, device=device)
+        check.result()
     logger.info(
         "model: %s, %s attention, loaded in %.1f s",
         config.name,

@@ -164,6 +164,16 @@ def test_several_layers_are_kept_in_the_order_asked_for(files):
     np.testing.assert_allclose(array[7, 1], alone(files, residues, 6), atol=1e-5)
 
 
+def test_weights_that_are_not_those_of_the_receipt_are_refused(files, tmp_path):
+    content = bytearray(files.weights.read_bytes())
+    content[-100] ^= 1
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(content)
+    with pytest.raises(DataError, match=r"damaged\.safetensors.*has sha256"):
+        embed_shard(dataclasses.replace(files, weights=damaged), CPU)
+    assert os.listdir(files.embeddings.parent) == []
+
+
 def test_layer_that_does_not_exist_is_refused(files):
     with pytest.raises(InputError, match=r"layer 7.*layers 0 \(embeddings\) to 6"):
         embed_shard(files, dataclasses.replace(CPU, layers=(7,)))

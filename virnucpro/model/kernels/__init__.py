@@ -29,7 +29,6 @@ class Kernels:
 
     packed_attention: Callable[..., Any] = reference.packed_attention
     layer_norm: Callable[..., Any] = reference.layer_norm
-    residual_layer_norm: Callable[..., Any] = reference.residual_layer_norm
     bias_gelu: Callable[..., Any] = reference.bias_gelu
     pool_mean: Callable[..., Any] = reference.pool_mean
 

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["bias_gelu", "layer_norm", "pool_mean", "residual_layer_norm"]
+__all__ = ["bias_gelu", "layer_norm", "pool_mean"]
 
 # Chosen by measurement on an H100 (benchmarks/kernels.py); never tuned at run time, so that bits
 # and start-up time are the same in every run.
@@ -26,8 +26,6 @@ _POOL_ROWS, _POOL_COLUMNS = 64, 64
 @triton.jit
 def _layer_norm_kernel(
     x_ptr: tl.tensor,
-    delta_ptr: tl.tensor,
-    sum_ptr: tl.tensor,
     out_ptr: tl.tensor,
     weight_ptr: tl.tensor,
     bias_ptr: tl.tensor,
@@ -37,7 +35,6 @@ def _layer_norm_kernel(
     DIM: tl.constexpr,
     COLUMNS: tl.constexpr,
     ROWS: tl.constexpr,
-    RESIDUAL: tl.constexpr,
     SHIFT: tl.constexpr,
 ) -> None:
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -46,12 +43,6 @@ def _layer_norm_kernel(
     mask = (row < tokens)[:, None] & inside
     at = row.to(tl.int64)[:, None] * DIM + column[None, :]
     x = tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32)
-    if RESIDUAL:
-        x += tl.load(delta_ptr + at, mask=mask, other=0.0).to(tl.float32)
-        # The norm is that of the sum as it is stored, so that it can be repeated from it.
-        rounded = x.to(sum_ptr.dtype.element_ty)
-        tl.store(sum_ptr + at, rounded, mask=mask)
-        x = rounded.to(tl.float32)
     if SHIFT:
         x += tl.load(shift_ptr + column, mask=column < DIM, other=0.0).to(tl.float32)[None, :]
     mean = tl.sum(x, 1) / DIM
@@ -67,40 +58,12 @@ def layer_norm(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, shift: Tensor | None = None
 ) -> Tensor:
     """Normalise each row; see `reference.layer_norm`."""
-    out = torch.empty_like(x)
-    _launch_norm(x, None, x, out, weight, bias, shift, eps)
-    return out
-
-
-def residual_layer_norm(
-    x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor, eps: float, *, inplace: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Add and normalise in one pass; see `reference.residual_layer_norm`."""
-    if delta.shape != x.shape or not delta.is_contiguous():
-        raise ValueError(f"x is {tuple(x.shape)} and delta {tuple(delta.shape)}: same shape wanted")
-    total = x if inplace else torch.empty_like(x)
-    out = torch.empty_like(x)
-    _launch_norm(x, delta, total, out, weight, bias, None, eps)
-    return total, out
-
-
-def _launch_norm(
-    x: Tensor,
-    delta: Tensor | None,
-    total: Tensor,
-    out: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    shift: Tensor | None,
-    eps: float,
-) -> None:
     tokens, dim = _rows(x)
+    out = torch.empty_like(x)
     columns = triton.next_power_of_2(dim)
     rows = max(1, _NORM_ELEMENTS // columns)
     _layer_norm_kernel[(triton.cdiv(tokens, rows),)](
         x,
-        x if delta is None else delta,
-        total,
         out,
         weight,
         bias,
@@ -110,10 +73,10 @@ def _launch_norm(
         DIM=dim,
         COLUMNS=columns,
         ROWS=rows,
-        RESIDUAL=delta is not None,
         SHIFT=shift is not None,
         num_warps=8 if columns >= 4096 else 4,
     )
+    return out
 
 
 @triton.jit

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["bias_gelu", "layer_norm", "packed_attention", "pool_mean", "residual_layer_norm"]
+__all__ = ["bias_gelu", "layer_norm", "packed_attention", "pool_mean"]
 
 
 def packed_attention(
@@ -68,26 +68,6 @@ def layer_norm(
     """
     rows = x.float() if shift is None else x.float() + shift.float()
     return F.layer_norm(rows, x.shape[-1:], weight.float(), bias.float(), eps).to(x.dtype)
-
-
-def residual_layer_norm(
-    x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor, eps: float, *, inplace: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Add and normalise.
-
-    Args:
-        x: [T, dim], the residual stream.
-        delta: [T, dim], what a block adds to it.
-        weight: [dim].
-        bias: [dim].
-        eps: added to the variance.
-        inplace: write the sum to `x`.
-
-    Returns:
-        ``x + delta`` rounded to the dtype of `x`, and the layer norm of that sum.
-    """
-    total = x.add_(delta) if inplace else x + delta
-    return total, layer_norm(total, weight, bias, eps)
 
 
 def bias_gelu(x: Tensor, bias: Tensor | None = None, *, inplace: bool = False) -> Tensor:
