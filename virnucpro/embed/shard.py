@@ -26,6 +26,7 @@ from virnucpro.data.dataset import SequenceDataset
 from virnucpro.embed.budget import Budget, measure_budget, read_budget
 from virnucpro.embed.engine import Engine
 from virnucpro.embed.output import ShardOutput
+from virnucpro.embed.progress import Progress
 from virnucpro.embed.step import SPECIAL_TOKENS, StepShape
 from virnucpro.errors import DataError, InputError
 from virnucpro.files import atomic_path, read_json, sha256_of, write_bytes, write_json
@@ -275,11 +276,10 @@ def _run(
         _exact_model(files, model),
     )
     row_of = dict(zip(dataset.ids, plan.row.tolist(), strict=True))
-    start = time.perf_counter()
+    progress = Progress(int(plan.tokens.sum()))
     for batch, result in engine.stream(loader):
         rows = np.array([row_of[name] for name in batch["sequence_ids"]])
-        start, seconds = (now := time.perf_counter()), now - start
-        output.store(result, rows, batch, seconds)
+        output.store(result, rows, batch, progress.step(len(batch["input_ids"])))
 
 
 def _exact_model(files: ShardFiles, model: PackedESM2) -> Callable[[], PackedESM2] | None:
