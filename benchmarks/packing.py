@@ -22,12 +22,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.data.first_fit import first_fit_decreasing, place_histogram
 from virnucpro.plan.baselines import (
     next_fit_decreasing_bins,
     sorted_padding_tokens,
     unsorted_padding_tokens,
 )
+from virnucpro.plan.first_fit import first_fit_decreasing, place_histogram
 
 Tokens = NDArray[np.int64]
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnucpro.data import GreedyPacker, calculate_token_budget
-from virnucpro.data.first_fit import batch_offsets, longest_first
 from virnucpro.data.packing import first_fit_decreasing
+from virnucpro.plan.first_fit import batch_offsets, longest_first
 
 GB = 1024**3
 

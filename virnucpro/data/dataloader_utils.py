@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from virnucpro.data.collators import VarlenCollator
-from virnucpro.data.first_fit import batch_offsets, first_fit_decreasing
 from virnucpro.data.packing import SPECIAL_TOKENS, calculate_token_budget
+from virnucpro.plan.first_fit import batch_offsets, first_fit_decreasing
 
 __all__ = ["PackedBatchSampler", "create_async_dataloader", "hide_cuda"]
 

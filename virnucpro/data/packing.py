@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from virnucpro.data.first_fit import (
+from virnucpro.plan.first_fit import (
     SPECIAL_TOKENS,
     batch_offsets,
     first_fit_decreasing,

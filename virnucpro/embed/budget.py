@@ -18,13 +18,14 @@ import torch
 
 from virnucpro.data.packing import calculate_token_budget
 from virnucpro.embed.engine import Engine
-from virnucpro.embed.step import SPECIAL_TOKENS, Step, StepShape
+from virnucpro.embed.step import Step, StepShape
 from virnucpro.errors import DataError, VirnucproError
 from virnucpro.files import read_json, write_json
 from virnucpro.formats import BUDGET_FORMAT, check_format
 from virnucpro.model.devices import device_name, select_device, select_dtype
 from virnucpro.model.esm2 import PackedESM2
 from virnucpro.model.weights import load_weights
+from virnucpro.plan.first_fit import SPECIAL_TOKENS
 
 __all__ = ["Budget", "measure_budget", "read_budget", "write_measured_budget"]
 

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from virnucpro.data.packing import first_fit_decreasing
 from virnucpro.embed.graph import StepGraph, pooled_layers
 from virnucpro.embed.step import Step, StepShape
 from virnucpro.model.esm2 import PackedESM2
+from virnucpro.plan.first_fit import first_fit_decreasing
 
 __all__ = ["Engine", "Failure", "StepResult"]
 

@@ -27,13 +27,14 @@ from virnucpro.embed.budget import Budget, measure_budget, read_budget
 from virnucpro.embed.engine import Engine
 from virnucpro.embed.output import ShardOutput
 from virnucpro.embed.progress import Progress
-from virnucpro.embed.step import SPECIAL_TOKENS, StepShape
+from virnucpro.embed.step import StepShape
 from virnucpro.errors import DataError, InputError
 from virnucpro.files import atomic_path, read_json, sha256_of, write_bytes, write_json
 from virnucpro.formats import EMBED_FORMAT
 from virnucpro.model.devices import device_name, select_device, select_dtype
 from virnucpro.model.esm2 import PackedESM2
 from virnucpro.model.weights import load_weights, verify_model
+from virnucpro.plan.first_fit import SPECIAL_TOKENS
 from virnucpro.plan.plan import Plan, read_plan
 
 __all__ = ["EmbedOptions", "ShardFiles", "embed_shard"]

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["SPECIAL_TOKENS", "Step", "StepShape"]
+__all__ = ["Step", "StepShape"]
 
-SPECIAL_TOKENS = 2  # BOS and EOS of each sequence
 _FILLER_TOKEN = 1  # padding: never part of a real sequence
 
 
@@ -27,7 +26,7 @@ class StepShape:
 
     Attributes:
         tokens: T, tokens a step computes, filler included.
-        max_sequences: most sequences a step can hold, filler included; -1 lets it vary.
+        max_sequences: most sequences a step can hold, filler included.
         max_seqlen: the longest sequence, in tokens.
     """
 

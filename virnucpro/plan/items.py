@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.data.first_fit import SPECIAL_TOKENS
 from virnucpro.errors import InputError
+from virnucpro.plan.first_fit import SPECIAL_TOKENS
 from virnucpro.sequences.alphabet import KEY_BYTES
 
 __all__ = [

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.data.first_fit import SPECIAL_TOKENS, first_fit_decreasing
 from virnucpro.errors import DataError, InputError
+from virnucpro.plan.first_fit import SPECIAL_TOKENS, first_fit_decreasing
 from virnucpro.plan.items import Items, check_parameters, cut_items, key_array, rising
 from virnucpro.plan.table import (
     ALGORITHM,

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from virnucpro.data.first_fit import SPECIAL_TOKENS, batch_offsets
 from virnucpro.errors import DataError
 from virnucpro.files import atomic_path
 from virnucpro.formats import PLAN_FORMAT, check_format
+from virnucpro.plan.first_fit import SPECIAL_TOKENS, batch_offsets
 from virnucpro.sequences.alphabet import KEY_BYTES
 
 __all__ = [

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from virnucpro.data.first_fit import SPECIAL_TOKENS
 from virnucpro.errors import DataError
 from virnucpro.files import read_json
 from virnucpro.formats import PLAN_FORMAT, check_format
+from virnucpro.plan.first_fit import SPECIAL_TOKENS
 from virnucpro.store.receipts import check_complete
 from virnucpro.store.records import iter_records
 from virnucpro.store.shards import shard_names
