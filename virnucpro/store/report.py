@@ -102,9 +102,7 @@ def plans_report(
         "totals": totals,
         "shards": [_planned(entry) for entry in reports],
         "estimates": estimates,
-        "estimates_note": "Seconds are computed tokens over the rate measured on the device."
-        if estimates
-        else "No rate was measured on any device yet, so the time cannot be estimated.",
+        "estimates_note": "Seconds are computed tokens over the rate measured on the device.",
     }
     write_json(json_path, report)
     _write_tsv(tsv_path, _PLAN_COLUMNS, [*map(_plan_cells, reports), _plan_cells(totals)])
@@ -116,7 +114,7 @@ def plans_report(
         100 * totals["efficiency"],
         manifest["records"]["duplicates"],
     )
-    for estimate in estimates or ():
+    for estimate in estimates:
         logger.info("estimated on %(device)s, %(model)s, %(dtype)s: %(seconds).0f s", estimate)
     return report
 

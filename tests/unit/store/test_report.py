@@ -6,6 +6,7 @@ import pytest
 
 from tests.unit.store.samples import Sample
 from virnucpro.errors import DataError, InputError
+from virnucpro.store.rates import SHIPPED_RATES
 from virnucpro.store.report import plans_report, run_report
 
 
@@ -65,18 +66,21 @@ def test_table_ends_with_the_total(sample: Sample) -> None:
 
 def test_time_is_estimated_for_every_device_that_was_measured(sample: Sample) -> None:
     cache = sample.root / "cache"
-    assert plans(sample, cache_dir=cache)["estimates"] is None
-    assert "cannot be estimated" in plans(sample)["estimates_note"]
+    shipped = plans(sample, cache_dir=cache)["estimates"]
+    assert [f"{e['device']}/{e['model']}/{e['dtype']}" for e in shipped] == sorted(SHIPPED_RATES)
+    assert not any(estimate["measured_here"] for estimate in shipped)
     cache.mkdir()
     rates = {"cpu/demo/float32": 100.0, "NVIDIA H100/models/my/esm2.pt/float16": 1000}
     (cache / "rates.json").write_text(json.dumps(rates))
     report = plans(sample, cache_dir=cache)
     computed = report["totals"]["computed_tokens"]
-    assert report["estimates"] == [
+    assert [e for e in report["estimates"] if not e["measured_here"]] == shipped
+    assert [e for e in report["estimates"] if e["measured_here"]] == [
         {
             "device": "NVIDIA H100",
             "model": "models/my/esm2.pt",
             "dtype": "float16",
+            "measured_here": True,
             "tokens_per_second": 1000,
             "seconds": round(computed / 1000, 1),
         },
@@ -84,10 +88,19 @@ def test_time_is_estimated_for_every_device_that_was_measured(sample: Sample) ->
             "device": "cpu",
             "model": "demo",
             "dtype": "float32",
+            "measured_here": True,
             "tokens_per_second": 100.0,
             "seconds": round(computed / 100, 1),
         },
     ]
+
+
+def test_rate_measured_here_takes_the_place_of_the_shipped_one(sample: Sample) -> None:
+    key = next(iter(SHIPPED_RATES))
+    (sample.root / "rates.json").write_text(json.dumps({key: 7}))
+    estimates = plans(sample, cache_dir=sample.root)["estimates"]
+    assert len(estimates) == len(SHIPPED_RATES)
+    assert [e["tokens_per_second"] for e in estimates if e["measured_here"]] == [7]
 
 
 @pytest.mark.parametrize("rate", [0, -1, "fast", None])
