@@ -16,7 +16,9 @@ DTYPES = {
 
 
 def select_device(name: str) -> tuple[torch.device, str]:
-    """Choose the device to compute on.
+    """Choose the device to compute on, and make it the current one.
+
+    Streams, graphs and Triton's kernels work on the current device, whatever their tensors are on.
 
     Args:
         name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -32,7 +34,7 @@ def select_device(name: str) -> tuple[torch.device, str]:
     available = torch.cuda.is_available()
     if name == "auto":
         if available:
-            return torch.device("cuda", 0), "CUDA is available"
+            return _current(0), "CUDA is available"
         return torch.device("cpu"), "CUDA is not available"
     kind, _, number = name.partition(":")
     if kind != "cuda" or (number and not number.isdigit()):
@@ -48,7 +50,13 @@ def select_device(name: str) -> tuple[torch.device, str]:
             f"device {name!r} is not there: {torch.cuda.device_count()} CUDA device(s) visible",
             hint="check CUDA_VISIBLE_DEVICES; devices are counted from 0 among the visible ones",
         )
-    return torch.device("cuda", index), "asked for"
+    return _current(index), "asked for"
+
+
+def _current(index: int) -> torch.device:
+    """Make a CUDA device the current one."""
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def select_dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:

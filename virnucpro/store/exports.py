@@ -17,21 +17,13 @@ import pyarrow.parquet as pq
 
 from virnucpro.errors import InputError
 from virnucpro.files import atomic_path
+from virnucpro.store.h5ad import OBS_COLUMNS
 from virnucpro.store.tables import write_table
 
 __all__ = ["EXPORTS", "check_exports", "export"]
 
 _BLOCK = 8192
-_TSV_COLUMNS = (
-    "id",
-    "description",
-    "length",
-    "tokens",
-    "truncated",
-    "normalised",
-    "replaced",
-    "key",
-)
+_TSV_COLUMNS = ("id", *(column for column in OBS_COLUMNS if column != "sample"))
 
 
 def check_exports(exports: Mapping[str, Path], ids: Iterator[str]) -> None:

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from virnucpro.errors import DataError
+from virnucpro.sequences.outputs import QUARANTINE_COLUMNS
 from virnucpro.store.tables import read_table, write_table
 
 __all__ = [
-    "QUARANTINE_COLUMNS",
     "check_ledger",
     "hash_ids",
     "printable_id",
@@ -27,7 +27,6 @@ __all__ = [
     "write_quarantine",
 ]
 
-QUARANTINE_COLUMNS = ("sample", "id", "file", "line", "length", "reason", "detail")
 _BLOCK = 8192
 _EXAMPLES = 10
 

@@ -14,6 +14,7 @@ def no_cuda(monkeypatch):
 def one_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
 
 
 def test_only_auto_falls_back_to_the_cpu(no_cuda):
@@ -33,6 +34,15 @@ def test_device_that_is_not_there_is_an_error(one_cuda):
     assert select_device("cuda:0")[0].index == 0
     with pytest.raises(InputError, match="not there"):
         select_device("cuda:1")
+
+
+@pytest.mark.parametrize(("name", "index"), [("auto", 0), ("cuda", 0), ("cuda:2", 2)])
+def test_chosen_device_becomes_the_current_one(one_cuda, monkeypatch, name, index):
+    current = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert select_device(name)[0] == torch.device("cuda", index)
+    assert current == [index]
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "cpu:0", "cuda:-1"])
