@@ -7,6 +7,7 @@ The commands stand in the order of the data's way. They print to standard error 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import click
 
 from virnucpro import __version__, formats, log
 from virnucpro.errors import VirnucproError
+from virnucpro.files import sha256_meanwhile
 
 __all__ = ["cli", "main"]
 
@@ -27,6 +29,12 @@ _file = click.Path(path_type=Path, dir_okay=False)
 _directory = click.Path(path_type=Path, file_okay=False)
 _positive = click.IntRange(min=1)
 Command = Callable[..., Any]
+
+
+def _keep_compiled_kernels(cache_dir: Path | None) -> None:
+    """Let Triton keep what it compiles in our cache; to be called before it is imported."""
+    if cache_dir is not None:
+        os.environ.setdefault("TRITON_CACHE_DIR", str((cache_dir / "triton").absolute()))
 
 
 def _format_option(what: str, number: int) -> Callable[[Command], Command]:
@@ -141,13 +149,17 @@ def model_verify(weights: Path, receipt: Path) -> None:
 @click.option("--dtype", default="auto", show_default=True)
 @click.option("--plan-token-budget", type=_positive, default=4096, show_default=True)
 @click.option("--max-sequence-length", type=_positive, default=1022, show_default=True)
-@click.option("--cache-dir", type=_directory, help="Where measured rates are kept.")
+@click.option("--cache-dir", type=_directory, help="Keeps measured rates and compiled kernels.")
 @_format_option("token budget", formats.BUDGET_FORMAT)
-def budget(weights: Path, receipt: Path, out: Path, **options: Any) -> None:
+def budget(weights: Path, receipt: Path, out: Path, cache_dir: Path | None, **options: Any) -> None:
     """Measure how many tokens a step should compute on this device."""
+    _keep_compiled_kernels(cache_dir)
+    sha256 = sha256_meanwhile(weights)  # beside the imports of torch, which take as long
     from virnucpro.embed.budget import write_measured_budget
 
-    write_measured_budget(weights, receipt, out, **options)
+    write_measured_budget(
+        weights, receipt, out, cache_dir=cache_dir, weights_sha256=sha256, **options
+    )
 
 
 @cli.command()
@@ -170,14 +182,17 @@ def budget(weights: Path, receipt: Path, out: Path, **options: Any) -> None:
     show_default=True,
 )
 @click.option("--token-budget", type=_positive, help="Upper limit of the tokens of a step.")
+@click.option("--cache-dir", type=_directory, help="Keeps compiled kernels.")
 @_format_option("embeddings", formats.EMBED_FORMAT)
-def embed(**given: Any) -> None:
+def embed(cache_dir: Path | None, **given: Any) -> None:
     """Run ESM-2 over a planned shard and write one vector a sequence."""
+    _keep_compiled_kernels(cache_dir)
+    sha256 = sha256_meanwhile(given["weights"])  # beside the imports of torch
     from virnucpro.embed.shard import EmbedOptions, ShardFiles, embed_shard
 
     names = ShardFiles.__dataclass_fields__
     files = ShardFiles(**{name: given.pop(name) for name in names})
-    embed_shard(files, EmbedOptions(**given))
+    embed_shard(files, EmbedOptions(**given), sha256)
 
 
 def _exports(

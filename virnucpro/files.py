@@ -15,6 +15,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,15 @@ __all__ = [
     "atomic_path",
     "read_json",
     "reserve",
+    "sha256_meanwhile",
     "sha256_of",
     "sync_directory",
     "write_bytes",
     "write_json",
 ]
 
-_BLOCK = 1 << 20
+# Large, so that a thread which hashes rarely has to wait for the interpreter's lock.
+_BLOCK = 1 << 24
 
 
 @contextlib.contextmanager
@@ -135,7 +138,21 @@ def read_json(path: Path) -> dict[str, Any]:
 def sha256_of(path: Path) -> str:
     """Hash a file's bytes with SHA-256, as a hexadecimal string."""
     digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(_BLOCK):
-            digest.update(block)
+    with path.open("rb", buffering=0) as handle:
+        buffer = memoryview(bytearray(min(os.fstat(handle.fileno()).st_size, _BLOCK) or 1))
+        while size := handle.readinto(buffer):
+            digest.update(buffer[:size])
     return digest.hexdigest()
+
+
+def sha256_meanwhile(path: Path) -> Future[str]:
+    """Hash a file in a thread of its own, while the caller does something else.
+
+    Returns:
+        What will hold the hash, or the OSError of reading.
+    """
+    with_one_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sha256")
+    try:
+        return with_one_thread.submit(sha256_of, path)
+    finally:
+        with_one_thread.shutdown(wait=False)

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import json
 import os
 
@@ -107,3 +108,17 @@ def test_reserving_keeps_what_is_there(tmp_path):
     path.write_bytes(b"header")
     files.reserve(path, 100)
     assert path.read_bytes() == b"header" + bytes(94)
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 24) + 3])
+def test_hash_is_that_of_all_bytes(tmp_path, size):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * (size // 256) + bytes(size % 256))
+    expected = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert files.sha256_of(path) == expected
+    assert files.sha256_meanwhile(path).result() == expected
+
+
+def test_hashing_meanwhile_hands_on_what_went_wrong(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        files.sha256_meanwhile(tmp_path / "absent").result()

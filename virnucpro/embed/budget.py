@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from virnucpro.files import read_json, write_json
 from virnucpro.formats import BUDGET_FORMAT, check_format
 from virnucpro.model.devices import device_name, select_device, select_dtype
 from virnucpro.model.esm2 import PackedESM2
-from virnucpro.model.weights import load_weights
+from virnucpro.model.loading import load_model
 from virnucpro.plan.first_fit import SPECIAL_TOKENS
 
 __all__ = ["Budget", "measure_budget", "read_budget", "write_measured_budget"]
@@ -76,6 +77,7 @@ def write_measured_budget(
     plan_token_budget: int = 4096,
     max_sequence_length: int = 1022,
     cache_dir: Path | None = None,
+    weights_sha256: Future[str] | None = None,
 ) -> Budget:
     """Measure the token budget of converted weights on a device, and write it.
 
@@ -88,6 +90,7 @@ def write_measured_budget(
         plan_token_budget: tokens of a planned batch.
         max_sequence_length: longest sequence, in residues.
         cache_dir: where the rate is kept for later estimates.
+        weights_sha256: the hash of the weights, where it was begun before.
 
     Raises:
         InputError: the device or the dtype is not there.
@@ -99,8 +102,9 @@ def write_measured_budget(
     logger.info(
         "device: %s (%s); dtype: %s (%s)", chosen_device, why_device, chosen_dtype, why_dtype
     )
-    config, state = load_weights(weights, receipt)
-    model = PackedESM2.from_state_dict(config, state, dtype=chosen_dtype, device=chosen_device)
+    model = load_model(
+        weights, receipt, dtype=chosen_dtype, device=chosen_device, sha256=weights_sha256
+    )
     budget = measure_budget(
         model,
         read_json(receipt)["weights_sha256"],

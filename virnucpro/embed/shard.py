@@ -8,10 +8,10 @@ the array first and the receipt last. A shard without a receipt does not exist.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,18 @@ from virnucpro.embed.output import ShardOutput
 from virnucpro.embed.progress import Progress
 from virnucpro.embed.step import StepShape
 from virnucpro.errors import DataError, InputError
-from virnucpro.files import atomic_path, read_json, sha256_of, write_bytes, write_json
+from virnucpro.files import (
+    atomic_path,
+    read_json,
+    sha256_meanwhile,
+    sha256_of,
+    write_bytes,
+    write_json,
+)
 from virnucpro.formats import EMBED_FORMAT
 from virnucpro.model.devices import device_name, select_device, select_dtype
 from virnucpro.model.esm2 import PackedESM2
-from virnucpro.model.weights import load_weights, verify_model
+from virnucpro.model.loading import load_model
 from virnucpro.plan.first_fit import SPECIAL_TOKENS
 from virnucpro.plan.plan import Plan, read_plan
 
@@ -77,12 +84,16 @@ class EmbedOptions:
     token_budget: int | None = None
 
 
-def embed_shard(files: ShardFiles, options: EmbedOptions) -> dict[str, Any]:
+def embed_shard(
+    files: ShardFiles, options: EmbedOptions, weights_sha256: Future[str] | None = None
+) -> dict[str, Any]:
     """Embed a planned shard, unless its receipt says that just this was done already.
 
     Args:
         files: where things are.
         options: what to compute and on what.
+        weights_sha256: the hash of the weights, where it was begun before (it takes a second for
+            each GB or so, and this module's own imports take that long).
 
     Returns:
         The receipt.
@@ -104,9 +115,17 @@ def embed_shard(files: ShardFiles, options: EmbedOptions) -> dict[str, Any]:
     shape = (_sequences(plan), len(options.layers), int(model_receipt["dim"]))
     with atomic_path(files.embeddings) as temporary:
         output = ShardOutput(temporary, shape, options.output_dtype)
-        model = _load_model(files, device, dtype)
+        sha256 = weights_sha256 or sha256_meanwhile(files.weights)
+
+        def load(dtype: torch.dtype) -> PackedESM2:
+            return load_model(
+                files.weights, files.model_receipt, dtype=dtype, device=device, sha256=sha256
+            )
+
+        model = load(dtype)
         tokens = _tokens_per_step(files, model, plan, options, model_receipt)
-        _run(dataset, plan, model, files, tokens, output, options)
+        exact = None if dtype == torch.float32 else partial(load, torch.float32)
+        _run(dataset, plan, model, exact, tokens, output, options)
         output.finish()
         digest = sha256_of(temporary)
     receipt = {
@@ -184,23 +203,6 @@ def _sequences(plan: Plan) -> int:
     return int(plan.row.max()) + 1 if plan.items else 0
 
 
-def _load_model(files: ShardFiles, device: torch.device, dtype: torch.dtype) -> PackedESM2:
-    """Load the weights onto the device, while they are hashed and compared with their receipt."""
-    start = time.perf_counter()
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        check = pool.submit(verify_model, files.weights, files.model_receipt)
-        config, state = load_weights(files.weights, None)
-        model = PackedESM2.from_state_dict(config, state, dtype=dtype, device=device)
-        check.result()
-    logger.info(
-        "model: %s, %s attention, loaded in %.1f s",
-        config.name,
-        model.attend.name,
-        time.perf_counter() - start,
-    )
-    return model
-
-
 def _tokens_per_step(
     files: ShardFiles,
     model: PackedESM2,
@@ -254,7 +256,7 @@ def _run(
     dataset: SequenceDataset,
     plan: Plan,
     model: PackedESM2,
-    files: ShardFiles,
+    exact_model: Callable[[], PackedESM2] | None,
     tokens: int,
     output: ShardOutput,
     options: EmbedOptions,
@@ -274,21 +276,10 @@ def _run(
             plan.max_sequence_length + SPECIAL_TOKENS,
         ),
         [model.resolve_layer(layer) for layer in options.layers],
-        _exact_model(files, model),
+        exact_model,
     )
     row_of = dict(zip(dataset.ids, plan.row.tolist(), strict=True))
     progress = Progress(int(plan.tokens.sum()))
     for batch, result in engine.stream(loader):
         rows = np.array([row_of[name] for name in batch["sequence_ids"]])
         output.store(result, rows, batch, progress.step(len(batch["input_ids"])))
-
-
-def _exact_model(files: ShardFiles, model: PackedESM2) -> Callable[[], PackedESM2] | None:
-    """Give a function that loads the same weights in float32, or None where they are already."""
-    if model.dtype == torch.float32:
-        return None
-
-    def load() -> PackedESM2:
-        return _load_model(files, model.device, torch.float32)
-
-    return load

@@ -85,8 +85,13 @@ def load_weights(weights: Path, receipt: Path | None) -> tuple[ModelConfig, dict
     return _load(weights, None if receipt is None else read_receipt(receipt))
 
 
-def verify_model(weights: Path, receipt: Path) -> dict[str, Any]:
+def verify_model(weights: Path, receipt: Path, sha256: str | None = None) -> dict[str, Any]:
     """Check converted weights in full against their receipt.
+
+    Args:
+        weights: the safetensors file of `fetch_model`.
+        receipt: its receipt.
+        sha256: of the file, where the caller has it already.
 
     Returns:
         The receipt, with the number of ``tensors`` that were checked.
@@ -97,7 +102,7 @@ def verify_model(weights: Path, receipt: Path) -> dict[str, Any]:
         InputError: a file has another format number.
     """
     recorded = read_receipt(receipt)
-    config, state = _load(weights, recorded)
+    config, state = _load(weights, recorded, sha256)
     found = _describe(config, state)
     for key, value in found.items():
         if getattr(recorded, key) != value:
@@ -159,7 +164,9 @@ def _already_converted(
     return recorded
 
 
-def _load(weights: Path, recorded: Receipt | None) -> tuple[ModelConfig, dict[str, Tensor]]:
+def _load(
+    weights: Path, recorded: Receipt | None, sha256: str | None = None
+) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Read a converted file; check its header, its tensors and, with a receipt, its hash."""
     try:
         metadata, state = read_tensors(weights)
@@ -167,7 +174,7 @@ def _load(weights: Path, recorded: Receipt | None) -> tuple[ModelConfig, dict[st
         raise DataError(error.message, path=weights, hint=_FETCH_AGAIN) from error
     config = _header_config(metadata, weights)
     if recorded is not None:
-        _compare_with_receipt(weights, config, recorded)
+        _compare_with_receipt(weights, config, recorded, sha256 or sha256_of(weights))
     if problems := tensor_problems(config, state):
         raise DataError(
             f"is not {config.name}: {'; '.join(problems)}", path=weights, hint=_FETCH_AGAIN
@@ -191,7 +198,9 @@ def _header_config(metadata: dict[str, str], weights: Path) -> ModelConfig:
         ) from error
 
 
-def _compare_with_receipt(weights: Path, config: ModelConfig, recorded: Receipt) -> None:
+def _compare_with_receipt(
+    weights: Path, config: ModelConfig, recorded: Receipt, found: str
+) -> None:
     """Refuse weights that are not those of the receipt."""
     if config != recorded.config:
         raise DataError(
@@ -199,7 +208,6 @@ def _compare_with_receipt(weights: Path, config: ModelConfig, recorded: Receipt)
             path=weights,
             hint=f"weights and receipt of two models were mixed up; {_FETCH_AGAIN}",
         )
-    found = sha256_of(weights)
     if found != recorded.weights_sha256:
         raise DataError(
             f"has sha256 {found}, its receipt says {recorded.weights_sha256}",

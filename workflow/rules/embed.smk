@@ -28,6 +28,7 @@ rule embed:
         runtime=grows_with_attempt(240),
         token_budget=step_tokens,
         device=lookup(within=config, dpath="embed/device"),
+        cache_dir=lookup(within=config, dpath="cache_dir"),
     params:
         dtype=option("embed/dtype"),
         layers=layer_options(),
@@ -39,6 +40,7 @@ rule embed:
         " --model-receipt {input.model_receipt:q} --budget {input.budget:q}"
         " --embeddings {output.embeddings:q} --receipt {output.receipt:q}"
         " --trace {output.trace:q} --device {resources.device:q}"
+        " --cache-dir {resources.cache_dir:q}"
         " --token-budget {resources.token_budget:q} {params.dtype:q} {params.layers:q}"
         " {params.pooling:q} {params.output_dtype:q} {params.format:q}"
         " -- {input.shard:q} 2> {log:q}"

@@ -133,7 +133,7 @@ def test_a_sequence_has_the_same_bits_in_another_shard(files, tmp_path, demo):
 
 def test_a_finished_shard_is_not_computed_again(files, monkeypatch):
     first = embed_shard(files, CPU)
-    monkeypatch.setattr(shard_module, "load_weights", None)
+    monkeypatch.setattr(shard_module, "load_model", None)
     assert embed_shard(files, CPU) == first
 
 
@@ -233,7 +233,8 @@ def test_value_outside_float16_is_quarantined_not_infinite(files, monkeypatch):
     config = ModelConfig("demo", 6, 320, 20)
     state = random_state(config)
     state["emb_layer_norm_after.weight"] = state["emb_layer_norm_after.weight"] * 1e7
-    monkeypatch.setattr(shard_module, "load_weights", lambda *_: (config, state))
+    model = PackedESM2.from_state_dict(config, state)
+    monkeypatch.setattr(shard_module, "load_model", lambda *_, **__: model)
     receipt = embed_shard(files, dataclasses.replace(CPU, output_dtype="float16"))
     array = np.load(files.embeddings)
     assert {entry["reason"] for entry in receipt["quarantined"]} == {"out_of_range"}
@@ -249,7 +250,7 @@ def test_no_space_is_said_before_the_model_is_loaded(files, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    monkeypatch.setattr(shard_module, "load_weights", None)
+    monkeypatch.setattr(shard_module, "load_model", None)
     with pytest.raises(DataError, match="bytes are needed"):
         embed_shard(files, CPU)
     assert os.listdir(files.embeddings.parent) == []
