@@ -56,6 +56,7 @@ from virnucpro.model.canonical import canonical_state
 from virnucpro.model.config import ModelConfig
 from virnucpro.model.devices import DTYPES
 from virnucpro.model.esm2 import PackedESM2
+from virnucpro.model.float8 import Float8ESM2
 
 PLAN_TOKENS = 4096  # planned batches; as many as fit run side by side in a step
 COMPARED = 64  # sequences whose pooled vectors are compared with float32
@@ -91,7 +92,8 @@ class Ours:
         dtype: str,
         attention: str = "auto",
     ) -> None:
-        self.model = PackedESM2.from_state_dict(
+        kind = Float8ESM2 if dtype == "float8" else PackedESM2
+        self.model = kind.from_state_dict(
             config, state, dtype=DTYPES[dtype], device=device, attention=attention
         )
         self.counts, self.tokens = token_counts(sequences), budget

@@ -86,7 +86,8 @@ def write_measured_budget(
         receipt: their receipt.
         out: the JSON file to write.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        dtype: ``auto``, ``float16``, ``bfloat16`` or ``float32``.
+        dtype: ``auto``, ``float16``, ``bfloat16``, ``float8`` or
+            ``float32``.
         plan_token_budget: tokens of a planned batch.
         max_sequence_length: longest sequence, in residues.
         cache_dir: where the rate is kept for later estimates.
@@ -204,7 +205,7 @@ def _budget(
         model=model.config.name,
         weights_sha256=weights_sha256,
         device=device_name(model.device),
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=model.precision,
         backend=model.attend.name,
         tokens_per_step=tokens,
         bytes_per_token=bytes_per_token,

@@ -38,7 +38,7 @@ from virnucpro.files import (
     write_json,
 )
 from virnucpro.formats import EMBED_FORMAT
-from virnucpro.model.devices import device_name, select_device, select_dtype
+from virnucpro.model.devices import device_name, dtype_name, select_device, select_dtype
 from virnucpro.model.esm2 import PackedESM2
 from virnucpro.model.loading import load_model
 from virnucpro.plan.first_fit import SPECIAL_TOKENS
@@ -69,7 +69,8 @@ class EmbedOptions:
 
     Attributes:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        dtype: ``auto``, ``float16``, ``bfloat16`` or ``float32``.
+        dtype: ``auto``, ``float16``, ``bfloat16``, ``float8`` or
+            ``float32``.
         layers: representations to keep; negative ones count from the end.
         pooling: ``mean``.
         output_dtype: ``float32`` or ``float16``, of the array.
@@ -149,7 +150,7 @@ def _device_and_dtype(options: EmbedOptions) -> tuple[torch.device, torch.dtype]
     device, why_device = select_device(options.device)
     dtype, why_dtype = select_dtype(options.dtype, device)
     logger.info("device: %s (%s)", device_name(device), why_device)
-    logger.info("dtype: %s (%s)", str(dtype).removeprefix("torch."), why_dtype)
+    logger.info("dtype: %s (%s)", dtype_name(dtype), why_dtype)
     return device, dtype
 
 
@@ -172,7 +173,7 @@ def _identity(
         "demo": model_receipt["demo"],
         "requested_layers": list(options.layers),
         "pooling": options.pooling,
-        "compute_dtype": str(dtype).removeprefix("torch."),
+        "compute_dtype": dtype_name(dtype),
         "dtype": options.output_dtype,
         "device": device_name(device),
         "versions": {"virnucpro": __version__, "torch": torch.__version__},
@@ -235,7 +236,7 @@ def _budget_here(
     here = {
         "weights_sha256": model_receipt["weights_sha256"],
         "device": device_name(model.device),
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": model.precision,
         "backend": model.attend.name,
     }
     differing = [

@@ -6,13 +6,15 @@ import torch
 
 from virnucpro.errors import InputError
 
-__all__ = ["DTYPES", "device_name", "select_device", "select_dtype"]
+__all__ = ["DTYPES", "device_name", "dtype_name", "select_device", "select_dtype"]
 
 DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
+    "float8": torch.float8_e4m3fn,
 }
+_FLOAT8_CAPABILITY = (8, 9)
 
 
 def select_device(name: str) -> tuple[torch.device, str]:
@@ -63,14 +65,14 @@ def select_dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:
     """Choose the number format to compute in.
 
     Args:
-        name: ``auto``, ``float32``, ``float16`` or ``bfloat16``.
+        name: ``auto``, ``float32``, ``float16``, ``bfloat16`` or ``float8``.
         device: where the model runs.
 
     Returns:
         The dtype and the reason.
 
     Raises:
-        InputError: the name is unknown.
+        InputError: the name is unknown, or the device has no such arithmetic.
     """
     if name == "auto":
         if device.type == "cuda":
@@ -78,7 +80,19 @@ def select_dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:
         return torch.float32, "exact, and the only format every processor is fast at"
     if name not in DTYPES:
         raise InputError(f"unknown dtype {name!r}", hint=f"auto, {', '.join(DTYPES)}")
+    if name == "float8" and not (
+        device.type == "cuda" and torch.cuda.get_device_capability(device) >= _FLOAT8_CAPABILITY
+    ):
+        raise InputError(
+            f"dtype float8 cannot run on {device_name(device)}",
+            hint="it needs a GPU of compute capability 8.9 or newer, such as an H100 or an L40S",
+        )
     return DTYPES[name], "asked for"
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Name a number format as the configuration and receipts do."""
+    return next(name for name, known in DTYPES.items() if known == dtype)
 
 
 def device_name(device: torch.device) -> str:

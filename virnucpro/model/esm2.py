@@ -9,8 +9,8 @@ matrix product works on real tokens; only attention needs to know where sequence
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from virnucpro.errors import InputError
 from virnucpro.model import kernels
 from virnucpro.model.attention import Backend, select_attention
 from virnucpro.model.config import ROTARY_FREQUENCIES, ModelConfig
+from virnucpro.model.devices import dtype_name
 from virnucpro.model.kernels import Kernels
 
 __all__ = ["PackedESM2"]
@@ -44,6 +45,7 @@ class PackedLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(dim)
         self.fc1 = nn.Linear(dim, 4 * dim)
         self.fc2 = nn.Linear(4 * dim, dim)
+        self.float8: dict[str, tuple[Tensor, Tensor]] = {}  # of virnucpro.model.float8
 
     @property
     def norms(self) -> tuple[nn.LayerNorm, nn.LayerNorm]:
@@ -92,7 +94,7 @@ class PackedESM2(nn.Module):
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
         attention: str = "auto",
-    ) -> PackedESM2:
+    ) -> Self:
         """Make a model in evaluation mode from canonical weights.
 
         Args:
@@ -134,6 +136,11 @@ class PackedESM2(nn.Module):
     def dtype(self) -> torch.dtype:
         """What the model computes in."""
         return self.embed_tokens.weight.dtype
+
+    @property
+    def precision(self) -> str:
+        """The name of what the model computes in, as in the configuration and in receipts."""
+        return dtype_name(self.dtype)
 
     def resolve_layer(self, layer: int) -> int:
         """Turn a layer counted from the end (-1 is the last) into one counted from 1.
@@ -196,26 +203,36 @@ class PackedESM2(nn.Module):
             As `forward`.
         """
         wanted = {self.resolve_layer(layer) for layer in layers}
-        do, norms = self.kernels, self._norms()
         x = self.embed_tokens(tokens) * _TOKEN_DROPOUT_SCALE  # [T, dim]
         representations = {0: x.clone()} if 0 in wanted else {}
-        h = do.layer_norm(x, *norms[0])
         for i, layer in zip(range(1, max(wanted) + 1), self._layers(), strict=False):
-            qkv = layer.qkv_proj(h).view(len(x), 3, self.config.heads, -1)
+            qkv = self._project(layer, x, 2 * i - 2).view(len(x), 3, self.config.heads, -1)
             x.addmm_(self.attend(qkv, segments), layer.out_proj.weight.t())
-            h = do.layer_norm(x, *norms[2 * i - 1], shift=self.shifts[2 * i - 2])
-            hidden = F.linear(h, layer.fc1.weight)  # [T, 4 dim]; the bias comes with the GELU
-            hidden = do.bias_gelu(hidden, layer.fc1.bias, inplace=True)
-            x.addmm_(hidden, layer.fc2.weight.t())
-            h = do.layer_norm(x, *norms[2 * i], shift=self.shifts[2 * i - 1])
+            self._feed_forward(layer, x, 2 * i - 1)
             if i in wanted:
                 last = i == self.config.layers
-                representations[i] = h if last else (x + self.shifts[2 * i - 1]).to(x.dtype)
+                shifted = x + self.shifts[2 * i - 1]
+                representations[i] = self._normed(x, 2 * i) if last else shifted.to(x.dtype)
         return representations
 
-    def _layers(self) -> Iterable[PackedLayer]:
+    def _project(self, layer: PackedLayer, x: Tensor, number: int) -> Tensor:
+        """Give queries, keys and values of the normed rows, [T, 3 * dim]."""
+        return cast("Tensor", layer.qkv_proj(self._normed(x, number)))
+
+    def _feed_forward(self, layer: PackedLayer, x: Tensor, number: int) -> None:
+        """Add the feed-forward block of the normed rows to the residual stream, in place."""
+        hidden = F.linear(self._normed(x, number), layer.fc1.weight)  # [T, 4 dim]
+        # The bias of fc1 comes with the GELU; that of fc2 is in the running biases.
+        hidden = self.kernels.bias_gelu(hidden, layer.fc1.bias, inplace=True)
+        x.addmm_(hidden, layer.fc2.weight.t())
+
+    def _normed(self, x: Tensor, number: int) -> Tensor:
+        """Apply a layer norm, counted from 0 in the order of use, to the residual stream."""
+        return cast("Tensor", self.kernels.layer_norm(x, *self._norm(number)))
+
+    def _layers(self) -> Sequence[PackedLayer]:
         """Give the layers with their type."""
-        return cast("Iterable[PackedLayer]", self.layers)
+        return cast("Sequence[PackedLayer]", self.layers)
 
     def _running_biases(self) -> Tensor:
         """Sum the biases that the residual stream lacks, [2 * layers, dim] float32.
@@ -226,10 +243,13 @@ class PackedESM2(nn.Module):
         biases = [bias for layer in self._layers() for bias in layer.residual_biases]
         return torch.stack([bias.float() for bias in biases]).cumsum(dim=0)
 
-    def _norms(self) -> list[tuple[Tensor, Tensor, float]]:
-        """Give weight, bias and epsilon of all layer norms, in the order of their use."""
-        norms = [norm for layer in self._layers() for norm in layer.norms]
-        return [(n.weight, n.bias, n.eps) for n in (*norms, self.emb_layer_norm_after)]
+    def _norm(self, number: int) -> tuple[Tensor, Tensor, float, Tensor | None]:
+        """Give weight, bias, epsilon and running biases of a layer norm, in the order of use."""
+        layer, which = divmod(number, 2)
+        last = layer == self.config.layers
+        norms = (self.emb_layer_norm_after,) if last else self._layers()[layer].norms
+        norm = norms[which]
+        return norm.weight, norm.bias, norm.eps, self.shifts[number - 1] if number else None
 
     def rotary_tables(self, positions: int) -> tuple[Tensor, Tensor]:
         """Give cosines and sines, [positions or more, head_dim / 2] float32 each.

@@ -11,6 +11,7 @@ import torch
 
 from virnucpro.files import sha256_meanwhile
 from virnucpro.model.esm2 import PackedESM2
+from virnucpro.model.float8 import Float8ESM2
 from virnucpro.model.weights import load_weights, verify_model
 
 __all__ = ["load_model"]
@@ -44,7 +45,8 @@ def load_model(
     """
     start = time.perf_counter()
     sha256 = sha256 or sha256_meanwhile(weights)
-    model = PackedESM2.from_state_dict(*load_weights(weights, None), dtype=dtype, device=device)
+    kind = Float8ESM2 if dtype == torch.float8_e4m3fn else PackedESM2
+    model = kind.from_state_dict(*load_weights(weights, None), dtype=dtype, device=device)
     loaded = time.perf_counter() - start
     verify_model(weights, receipt, sha256.result())
     logger.info(

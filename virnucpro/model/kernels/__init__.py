@@ -29,7 +29,10 @@ class Kernels:
 
     packed_attention: Callable[..., Any] = reference.packed_attention
     layer_norm: Callable[..., Any] = reference.layer_norm
+    layer_norm_float8: Callable[..., Any] = reference.layer_norm_float8
     bias_gelu: Callable[..., Any] = reference.bias_gelu
+    bias_gelu_float8: Callable[..., Any] = reference.bias_gelu_float8
+    float8_product: Callable[..., Any] = reference.float8_product
     pool_mean: Callable[..., Any] = reference.pool_mean
 
 
@@ -64,11 +67,9 @@ def select(off: Collection[str] = ()) -> tuple[Kernels, str]:
     usable, reason = available()
     if not usable:
         return Kernels(), f"plain torch: {reason}"
-    from virnucpro.model.kernels import attention, elementwise
+    from virnucpro.model.kernels import attention, elementwise, float8
 
-    chosen = {
-        name: getattr(attention if name == "packed_attention" else elementwise, name)
-        for name in names.difference(off)
-    }
+    homes = {"packed_attention": attention, "float8_product": float8}
+    chosen = {name: getattr(homes.get(name, elementwise), name) for name in names.difference(off)}
     switched = f", in plain torch: {', '.join(sorted(off))}" if off else ""
     return Kernels(**chosen), f"triton on {reason}{switched}"

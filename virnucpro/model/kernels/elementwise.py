@@ -14,13 +14,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["bias_gelu", "layer_norm", "pool_mean"]
+__all__ = ["bias_gelu", "bias_gelu_float8", "layer_norm", "layer_norm_float8", "pool_mean"]
 
 # Chosen by measurement on an H100 (benchmarks/kernels.py); never tuned at run time, so that bits
 # and start-up time are the same in every run.
 _NORM_ELEMENTS = 4096  # elements of a layer-norm program: several rows of a narrow model
 _GELU_ELEMENTS = 2048
 _POOL_ROWS, _POOL_COLUMNS = 64, 64
+_FLOAT8_MAX = tl.constexpr(448.0)  # of torch.float8_e4m3fn
+
+
+@triton.jit
+def _row_scales(y: tl.tensor) -> tl.tensor:
+    """Give what divides rows [ROWS, COLUMNS] so that their largest value is float8's largest."""
+    largest = tl.max(tl.abs(y), 1)
+    # NaN has to stay one: the row is found by it later.
+    return tl.where(largest == 0.0, 1.0, largest / _FLOAT8_MAX)
 
 
 @triton.jit
@@ -36,6 +45,10 @@ def _layer_norm_kernel(
     COLUMNS: tl.constexpr,
     ROWS: tl.constexpr,
     SHIFT: tl.constexpr,
+    WIDE: tl.constexpr,
+    FLOAT8: tl.constexpr,
+    float8_ptr: tl.tensor,
+    scale_ptr: tl.tensor,
 ) -> None:
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
@@ -51,20 +64,56 @@ def _layer_norm_kernel(
     weight = tl.load(weight_ptr + column, mask=column < DIM, other=0.0).to(tl.float32)
     bias = tl.load(bias_ptr + column, mask=column < DIM, other=0.0).to(tl.float32)
     y = centred * scale[:, None] * weight[None, :] + bias[None, :]
-    tl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty), mask=mask)
+    if WIDE:
+        tl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty), mask=mask)
+    if FLOAT8:
+        scales = _row_scales(tl.where(inside, y, 0.0))
+        tl.store(scale_ptr + row, scales, mask=row < tokens)
+        y = tl.div_rn(y, scales[:, None])
+        tl.store(float8_ptr + at, y.to(float8_ptr.dtype.element_ty), mask=mask)
 
 
 def layer_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, shift: Tensor | None = None
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, shift: Tensor | None = None
 ) -> Tensor:
     """Normalise each row; see `reference.layer_norm`."""
-    tokens, dim = _rows(x)
     out = torch.empty_like(x)
+    _launch_layer_norm(x, weight, bias, eps, shift, out, None)
+    return out
+
+
+def layer_norm_float8(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    shift: Tensor | None = None,
+    *,
+    wide: bool = True,
+) -> tuple[Tensor | None, tuple[Tensor, Tensor]]:
+    """Normalise each row, and scale it into float8; see `reference.layer_norm_float8`."""
+    rows = _empty_float8(x)
+    out = torch.empty_like(x) if wide else None
+    _launch_layer_norm(x, weight, bias, eps, shift, out, rows)
+    return out, rows
+
+
+def _launch_layer_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    shift: Tensor | None,
+    out: Tensor | None,
+    float8: tuple[Tensor, Tensor] | None,
+) -> None:
+    """Normalise each row, and write it to what is given."""
+    tokens, dim = _rows(x)
     columns = triton.next_power_of_2(dim)
     rows = max(1, _NORM_ELEMENTS // columns)
     _layer_norm_kernel[(triton.cdiv(tokens, rows),)](
         x,
-        out,
+        x if out is None else out,
         weight,
         bias,
         weight if shift is None else shift,
@@ -74,9 +123,12 @@ def layer_norm(
         COLUMNS=columns,
         ROWS=rows,
         SHIFT=shift is not None,
+        WIDE=out is not None,
+        FLOAT8=float8 is not None,
+        float8_ptr=x if float8 is None else float8[0],
+        scale_ptr=x if float8 is None else float8[1],
         num_warps=8 if columns >= 4096 else 4,
     )
-    return out
 
 
 @triton.jit
@@ -136,6 +188,39 @@ def bias_gelu(x: Tensor, bias: Tensor | None = None, *, inplace: bool = False) -
 
 
 @triton.jit
+def _bias_gelu_float8_kernel(
+    x_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    scale_ptr: tl.tensor,
+    DIM: tl.constexpr,
+    COLUMNS: tl.constexpr,
+) -> None:
+    row = tl.program_id(0)
+    column = tl.arange(0, COLUMNS)
+    inside = column < DIM
+    at = row.to(tl.int64) * DIM + column
+    x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    x += tl.load(bias_ptr + column, mask=inside, other=0.0).to(tl.float32)
+    y = tl.where(inside, _gelu(x), 0.0)[None, :]
+    scales = _row_scales(y)
+    tl.store(scale_ptr + row + tl.arange(0, 1), scales)
+    y = tl.div_rn(y, scales[:, None])
+    tl.store(out_ptr + at[None, :], y.to(out_ptr.dtype.element_ty), mask=inside[None, :])
+
+
+def bias_gelu_float8(x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Apply bias and erf GELU, and scale rows into float8; see `reference.bias_gelu_float8`."""
+    tokens, dim = _rows(x)
+    rows = _empty_float8(x)
+    columns = triton.next_power_of_2(dim)
+    _bias_gelu_float8_kernel[(tokens,)](
+        x, bias, *rows, DIM=dim, COLUMNS=columns, num_warps=min(max(columns // 1024, 1), 16)
+    )
+    return rows
+
+
+@triton.jit
 def _pool_mean_kernel(
     hidden_ptr: tl.tensor,
     bounds_ptr: tl.tensor,
@@ -170,6 +255,12 @@ def pool_mean(hidden: Tensor, cu_seqlens: Tensor, out: Tensor | None = None) -> 
         hidden, cu_seqlens, out, DIM=dim, ROWS=_POOL_ROWS, COLUMNS=_POOL_COLUMNS, num_warps=4
     )
     return out
+
+
+def _empty_float8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Make room for rows in float8 and their scales."""
+    scales = x.new_empty(len(x), 1, dtype=torch.float32)
+    return torch.empty_like(x, dtype=torch.float8_e4m3fn), scales
 
 
 def _rows(x: Tensor) -> tuple[int, int]:

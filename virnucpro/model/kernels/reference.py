@@ -10,7 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["bias_gelu", "layer_norm", "packed_attention", "pool_mean"]
+__all__ = [
+    "bias_gelu",
+    "bias_gelu_float8",
+    "float8_product",
+    "float8_rows",
+    "layer_norm",
+    "layer_norm_float8",
+    "packed_attention",
+    "pool_mean",
+]
 
 
 def packed_attention(
@@ -51,7 +60,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def layer_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, shift: Tensor | None = None
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, shift: Tensor | None = None
 ) -> Tensor:
     """Normalise each row.
 
@@ -75,6 +84,77 @@ def bias_gelu(x: Tensor, bias: Tensor | None = None, *, inplace: bool = False) -
     shifted = x.float() if bias is None else x.float() + bias.float()
     activated = F.gelu(shifted)
     return x.copy_(activated) if inplace else activated.to(x.dtype)
+
+
+def float8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale each row into the range of float8 (e4m3: 4 bits of precision, largest value 448).
+
+    Args:
+        x: [T, N].
+
+    Returns:
+        [T, N] float8_e4m3fn and [T, 1] float32, whose product is about `x`. A row with a value that
+        is not finite has a scale that is not finite.
+    """
+    largest = x.float().abs().amax(dim=1, keepdim=True)
+    scales = torch.where(largest == 0, 1.0, largest / torch.finfo(torch.float8_e4m3fn).max)
+    return (x.float() / scales).to(torch.float8_e4m3fn), scales
+
+
+def layer_norm_float8(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    shift: Tensor | None = None,
+    *,
+    wide: bool = True,
+) -> tuple[Tensor | None, tuple[Tensor, Tensor]]:
+    """Normalise each row as `layer_norm`, and give it in float8 as well.
+
+    Args:
+        x: as the following, of `layer_norm`.
+        weight: [dim].
+        bias: [dim].
+        eps: added to the variance.
+        shift: [dim].
+        wide: give the rows in the dtype of `x` too.
+
+    Returns:
+        What `layer_norm` gives, or None where `wide` is false; and what `float8_rows` gives of the
+        same rows in float32.
+    """
+    rows = x.float() if shift is None else x.float() + shift.float()
+    normed = F.layer_norm(rows, x.shape[-1:], weight.float(), bias.float(), eps)
+    return normed.to(x.dtype) if wide else None, float8_rows(normed)
+
+
+def bias_gelu_float8(x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Give ``gelu(x + bias)`` of x [T, N] and bias [N] in float8, as `float8_rows`."""
+    return float8_rows(F.gelu(x.float() + bias.float()))
+
+
+def float8_product(
+    rows: tuple[Tensor, Tensor],
+    weight: tuple[Tensor, Tensor],
+    bias: Tensor | None = None,
+    *,
+    out: Tensor,
+) -> Tensor:
+    """Multiply scaled rows with a scaled weight.
+
+    Args:
+        rows: [T, K] float8_e4m3fn and [T, 1] float32.
+        weight: [N, K] float8_e4m3fn and [N, 1] float32.
+        bias: [N], in the dtype of `out`.
+        out: [T, N] to write to; its rows may stand apart.
+
+    Returns:
+        `out`.
+    """
+    (x, x_scales), (w, w_scales) = rows, weight
+    product = (x.float() * x_scales) @ (w.float() * w_scales).t()
+    return out.copy_(product if bias is None else product + bias.float())
 
 
 def pool_mean(hidden: Tensor, cu_seqlens: Tensor, out: Tensor | None = None) -> Tensor:
