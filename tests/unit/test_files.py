@@ -49,18 +49,18 @@ def test_two_writers_of_one_target_do_not_meet(tmp_path):
 
 def test_data_and_folder_are_synced_before_and_after_the_rename(tmp_path, monkeypatch):
     calls = []
-    real_fsync, real_replace = os.fsync, files.Path.replace
+    real_fsync, real_replace = os.fsync, os.replace
 
     def fsync(descriptor):
         calls.append("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file")
         return real_fsync(descriptor)
 
-    def replace(self, target):
+    def replace(source, target):
         calls.append("rename")
-        return real_replace(self, target)
+        return real_replace(source, target)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(files.Path, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     files.write_bytes(tmp_path / "a", b"x")
     assert calls == ["file", "rename", "folder"]
 
