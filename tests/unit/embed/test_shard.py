@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.embed.builders import random_state
+from tests.unit.embed.builders import random_proteins, random_state
 from virnucpro.embed import shard as shard_module
 from virnucpro.embed.budget import write_measured_budget
 from virnucpro.embed.shard import EmbedOptions, ShardFiles, embed_shard
@@ -57,12 +57,6 @@ def make_files(folder, demo, sequences, token_budget=512):
         receipt=folder / "out" / "00000.json",
         trace=folder / "out" / "00000.trace.tsv",
     )
-
-
-def random_proteins(count, longest=150, seed=0):
-    random = np.random.default_rng(seed)
-    letters = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWYX", dtype=np.uint8)
-    return [random.choice(letters, n).tobytes() for n in random.integers(1, longest, size=count)]
 
 
 @pytest.fixture
