@@ -84,6 +84,7 @@ def test_pooled_embeddings_agree_with_fair_esm(reference, sequences, dtype, cosi
         assert ((a * b).sum(1) / norms).min() >= cosine
 
 
+@pytest.mark.fault(40)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_bits_do_not_depend_on_neighbours_or_order(reference, sequences, dtype):
     engine = make_engine(reference, dtype)
@@ -95,6 +96,7 @@ def test_bits_do_not_depend_on_neighbours_or_order(reference, sequences, dtype):
     assert np.array_equal(first[some], again)
 
 
+@pytest.mark.fault(16)
 def test_a_step_that_does_not_fit_is_split_and_repeated(reference, sequences):
     order, bins = first_fit_decreasing(np.array([len(s) for s in sequences]), 65536)
     batch = collate([sequences[i] for i in order[bins == 0]])
