@@ -2,18 +2,24 @@
 
 A file is written under a temporary name in its target's folder, flushed to the disk, renamed, and
 the folder is flushed too, so that neither a kill nor a power loss leaves half a file under a final
-name. Two writers of one target never share a temporary name.
+name. Two writers of one target never share a temporary name. What a killed writer left in a folder
+is removed by the next process that writes there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
+import logging
 import os
+import re
 import secrets
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -22,9 +28,12 @@ from typing import Any
 from virnucpro.errors import DataError
 
 __all__ = [
+    "atomic_directory",
     "atomic_path",
     "read_json",
+    "remove",
     "reserve",
+    "scratch_directory",
     "sha256_meanwhile",
     "sha256_of",
     "sync_directory",
@@ -32,49 +41,186 @@ __all__ = [
     "write_json",
 ]
 
+logger = logging.getLogger(__name__)
+
 # Large, so that a thread which hashes rarely has to wait for the interpreter's lock.
 _BLOCK = 1 << 24
+_NAME_BYTES = 100  # of the target's name in a temporary one, which must stay below 255
+_ABANDONED_AFTER = 24 * 3600.0  # seconds unchanged, for a writer on another machine
+# .{target}.{process space}.{process}.{random}.tmp; a library may have added a suffix of its own.
+_TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})\.(\d+)\.[0-9a-f]{8}\.tmp(\..+)?")
+_in_use: set[str] = set()  # the temporary names of this process
 
 
 @contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Give a temporary path to write to, and move it to `target` when the block ends well.
 
-    When the block raises, the temporary file is removed and `target` stays as it was. The folder
-    of `target` is made where it is missing.
+    The temporary file is made at once, so that a folder that cannot be written to shows before the
+    work. When the block raises, it is removed and `target` stays as it was. The folder of `target`
+    is made where it is missing.
 
     Args:
         target: the final path.
 
     Yields:
-        A path in the same folder; the block must leave a file there.
+        The path of an empty file in the same folder, to be written or replaced.
 
     Raises:
-        OSError: writing, syncing or renaming failed; the message names the path.
+        OSError: writing, syncing or renaming failed; the message names `target`.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name[:100]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(target)
+    with _temporary_name(target) as temporary:
+        try:
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, target)
+            sync_directory(target.parent)
+        except OSError as error:
+            raise _naming(error, target, temporary) from error
+
+
+@contextlib.contextmanager
+def atomic_directory(target: Path) -> Iterator[Path]:
+    """Give a temporary directory to fill, and move it to `target` when the block ends well.
+
+    A directory at `target` is replaced. When the block raises, the temporary directory is removed
+    and `target` stays as it was. The block must sync the files that it writes.
+
+    Args:
+        target: the final path.
+
+    Yields:
+        A new directory beside `target`.
+
+    Raises:
+        OSError: making, syncing or renaming failed.
+    """
+    with scratch_directory(target) as staging:
+        yield staging
+        sync_directory(staging)
+        _put_in_place(staging, target)
         sync_directory(target.parent)
-    except OSError as error:
-        if error.errno is None or error.filename is not None:
-            raise
-        raise OSError(error.errno, error.strerror, str(target)) from error
+
+
+@contextlib.contextmanager
+def scratch_directory(beside: Path) -> Iterator[Path]:
+    """Give a directory for the time of the block, in the folder of `beside` and named after it."""
+    with _temporary_name(beside) as scratch:
+        os.mkdir(scratch)
+        yield scratch
+
+
+@contextlib.contextmanager
+def _temporary_name(target: Path) -> Iterator[Path]:
+    """Give a name beside `target` that no other writer has, and remove what is there at the end."""
+    _make_folder(target.parent)
+    _sweep(target.parent)
+    stem = os.fsdecode(os.fsencode(target.name)[:_NAME_BYTES])
+    name = f".{stem}.{_process_space()}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    _in_use.add(name)
+    try:
+        yield target.with_name(name)
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(target.with_name(name))
+        _in_use.discard(name)
 
 
-def sync_directory(directory: Path) -> None:
-    """Flush a folder's entries to the disk, so that a rename in it survives a power loss."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def _put_in_place(staging: Path, target: Path) -> None:
+    """Rename a directory to `target`; one that is there goes aside first, then away."""
+    with _temporary_name(target) as old:
+        if target.exists():
+            os.rename(target, old)
+        try:
+            os.rename(staging, target)
+        except OSError:
+            if old.exists():
+                os.rename(old, target)
+            raise
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each of them entered durably into the one above."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    with contextlib.suppress(FileExistsError):  # made meanwhile, or a file
+        os.mkdir(folder)
+    sync_directory(folder.parent)
+
+
+@functools.cache
+def _sweep(folder: Path) -> None:
+    """Remove what killed writers left in a folder; each process looks once."""
+    for name in os.listdir(folder):
+        match = _TEMPORARY.fullmatch(name)
+        if match and name not in _in_use and _is_abandoned(folder / name, match[1], int(match[2])):
+            logger.info("removing %s, which a killed writer left", folder / name)
+            remove(folder / name)
+
+
+def _is_abandoned(path: Path, space: str, process: int) -> bool:
+    """Say whether the process that made a temporary file is gone."""
+    if space == _process_space():
+        return process == os.getpid() or not _is_alive(process)
+    try:  # a process of another machine cannot be asked, but it would have gone on writing
+        return time.time() - path.stat().st_mtime > _ABANDONED_AFTER
+    except OSError:
+        return False
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
+
+
+@functools.cache
+def _process_space() -> str:
+    """Name where a process number means one process: this boot of this machine or container."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        where = boot + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        where = socket.gethostname()
+    return hashlib.sha256(where.encode()).hexdigest()[:8]
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it; nothing is said where that fails."""
+    try:
+        os.unlink(path)
+    except IsADirectoryError:
+        shutil.rmtree(path, ignore_errors=True)
+    except OSError as error:
+        logger.debug("not removed: %s", error)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_directory(directory: Path) -> None:
+    """Flush a folder's entries to the disk, so that a rename in it survives a power loss."""
+    _sync(directory)
+
+
+def _naming(error: OSError, target: Path, temporary: Path) -> OSError:
+    """Give an error of writing with the final path: the user knows no temporary ones."""
+    if type(error) is OSError and error.errno is None:  # h5py puts the number into the text
+        return OSError(f"{error}: {str(target)!r}")
+    if error.errno is not None and error.filename in (None, str(temporary), temporary):
+        return OSError(error.errno, error.strerror, str(target))
+    return error
 
 
 def write_bytes(target: Path, content: bytes) -> None:

@@ -11,10 +11,15 @@ from virnucpro.embed.engine import Engine
 from virnucpro.embed.step import StepShape
 from virnucpro.model.config import KNOWN_MODELS
 from virnucpro.model.esm2 import PackedESM2
+from virnucpro.model.float8 import Float8ESM2
 
 pytestmark = pytest.mark.gpu
 
 TOKENS, LONGEST = 8192, 1024
+FLOAT8 = pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9),
+    reason="float8 needs a device of compute capability 8.9",
+)
 
 
 @pytest.fixture(scope="module", params=["esm2_t6_8M_UR50D", "esm2_t12_35M_UR50D"])
@@ -61,14 +66,20 @@ def embed_all(engine, sequences, order=None):
 
 def make_engine(reference, dtype, tokens=TOKENS):
     config, _, state = reference
-    model = PackedESM2.from_state_dict(config, state, dtype=dtype, device="cuda")
+    kind = Float8ESM2 if dtype == torch.float8_e4m3fn else PackedESM2
+    model = kind.from_state_dict(config, state, dtype=dtype, device="cuda")
     shape = StepShape.for_lengths(tokens, tokens // 3, LONGEST)
     return Engine(model, shape, [config.layers // 2, config.layers])
 
 
 @pytest.mark.parametrize(
     ("dtype", "cosine"),
-    [(torch.float32, 0.9999999), (torch.float16, 0.99999), (torch.bfloat16, 0.999)],
+    [
+        (torch.float32, 0.9999999),
+        (torch.float16, 0.99999),
+        (torch.bfloat16, 0.999),
+        pytest.param(torch.float8_e4m3fn, 0.99, marks=FLOAT8),
+    ],
 )
 def test_pooled_embeddings_agree_with_fair_esm(reference, sequences, dtype, cosine):
     config, model, _ = reference
@@ -84,7 +95,16 @@ def test_pooled_embeddings_agree_with_fair_esm(reference, sequences, dtype, cosi
         assert ((a * b).sum(1) / norms).min() >= cosine
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.fault(40)
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        pytest.param(torch.float8_e4m3fn, marks=FLOAT8),
+    ],
+)
 def test_bits_do_not_depend_on_neighbours_or_order(reference, sequences, dtype):
     engine = make_engine(reference, dtype)
     first = embed_all(engine, sequences)
@@ -95,6 +115,7 @@ def test_bits_do_not_depend_on_neighbours_or_order(reference, sequences, dtype):
     assert np.array_equal(first[some], again)
 
 
+@pytest.mark.fault(16)
 def test_a_step_that_does_not_fit_is_split_and_repeated(reference, sequences):
     order, bins = first_fit_decreasing(np.array([len(s) for s in sequences]), 65536)
     batch = collate([sequences[i] for i in order[bins == 0]])

@@ -82,6 +82,7 @@ def test_damaged_intermediate_file_ends_with_1(tmp_path):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.fault(41)
 def test_folder_that_cannot_be_written_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     result = run(
@@ -103,6 +104,7 @@ def test_usage_error_ends_with_2():
     assert run("merge", "--export", "parquet").returncode == 2
 
 
+@pytest.mark.fault(14)
 def test_sigterm_ends_with_143_and_leaves_no_temporary_file(tmp_path):
     os.mkfifo(tmp_path / "slow.fasta")
     process = subprocess.Popen(

@@ -29,6 +29,7 @@ def test_failed_block_leaves_old_target_and_no_temporary_file(tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+@pytest.mark.fault(5)
 def test_full_disk_names_the_target_and_leaves_nothing(tmp_path):
     target = tmp_path / "a.txt"
     message = r"No space left on device: '.*a\.txt'"
@@ -39,6 +40,7 @@ def test_full_disk_names_the_target_and_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.fault(13)
 def test_two_writers_of_one_target_do_not_meet(tmp_path):
     target = tmp_path / "a.txt"
     with files.atomic_path(target) as one, files.atomic_path(target) as two:
@@ -48,20 +50,21 @@ def test_two_writers_of_one_target_do_not_meet(tmp_path):
     assert target.read_text() == "same"
 
 
+@pytest.mark.fault(4)
 def test_data_and_folder_are_synced_before_and_after_the_rename(tmp_path, monkeypatch):
     calls = []
-    real_fsync, real_replace = os.fsync, files.Path.replace
+    real_fsync, real_replace = os.fsync, os.replace
 
     def fsync(descriptor):
         calls.append("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file")
         return real_fsync(descriptor)
 
-    def replace(self, target):
+    def replace(source, target):
         calls.append("rename")
-        return real_replace(self, target)
+        return real_replace(source, target)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(files.Path, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     files.write_bytes(tmp_path / "a", b"x")
     assert calls == ["file", "rename", "folder"]
 
@@ -93,6 +96,7 @@ def test_missing_json_is_named(tmp_path):
         files.read_json(tmp_path / "none.json")
 
 
+@pytest.mark.fault(6)
 def test_reserving_more_than_the_disk_has_says_needed_and_free(tmp_path, monkeypatch):
     def full(*_arguments):
         raise OSError(28, "No space left on device")

@@ -25,6 +25,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.fault(32, 35)
 @pytest.mark.parametrize("case", REFUSED)
 def test_wrong_config_is_refused_by_name(case, fresh):
     config, named = REFUSED[case]
@@ -49,6 +50,7 @@ SHEETS = {
 }
 
 
+@pytest.mark.fault(35)
 @pytest.mark.parametrize("case", SHEETS)
 def test_wrong_sheet_is_refused_with_the_place(case, fresh):
     sheet, named = SHEETS[case]
@@ -68,6 +70,7 @@ def test_missing_fasta_is_named_before_anything_runs(fresh):
     assert not run.jobs
 
 
+@pytest.mark.fault(35)
 def test_shell_characters_in_paths_stay_characters(fresh):
     name = "odd ; touch pwned; $(touch pwned) `touch pwned` ' \" & # *.faa"
     sheet = io.StringIO()

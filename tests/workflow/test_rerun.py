@@ -100,6 +100,7 @@ def test_touched_files_run_nothing(workdir):
     assert dry_run(workdir) == set()
 
 
+@pytest.mark.fault(1)
 def test_missing_embedding_is_computed_again_and_no_other(workdir):
     (workdir / "results" / "lambda" / "embeddings" / "00000.npy").unlink()
     (workdir / "results" / "lambda" / "embeddings.h5ad").unlink()
@@ -163,6 +164,7 @@ def test_fewer_shards_than_before_leave_nothing_behind(workdir):
     assert kept == {"00000"}
 
 
+@pytest.mark.fault(10)
 @pytest.mark.parametrize("seconds", [0, -(10**6)], ids=["newer", "older"])
 def test_other_content_under_the_same_path_runs_split(seconds, workdir):
     path = workdir / "data" / "awkward_2.faa.gz"

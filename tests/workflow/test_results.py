@@ -12,6 +12,7 @@ from tests.workflow.snakemake_runs import snakemake
 pytestmark = pytest.mark.workflow
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize(("sample", "records"), [("lambda", 12), ("awkward", 11)])
 def test_every_record_is_embedded_or_quarantined(sample, records, finished):
     results = finished / "results" / sample
@@ -72,6 +73,7 @@ def test_shards_run_at_the_tokens_that_were_measured(finished):
     assert receipt["tokens_per_step"] == measured["tokens_per_step"]
 
 
+@pytest.mark.fault(16)
 def test_failed_embed_is_tried_again_with_half_the_tokens(fresh, own_workflow):
     """A stand-in for embed fails until it gets 100 tokens, as on a device with little memory."""
     rule = own_workflow / "rules" / "embed.smk"

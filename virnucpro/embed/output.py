@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,43 @@ from virnucpro.embed.engine import Failure, StepResult
 from virnucpro.errors import DataError
 from virnucpro.files import reserve
 
-__all__ = ["ShardOutput"]
+__all__ = ["ShardOutput", "StepRecord"]
 
 logger = logging.getLogger(__name__)
 
 _TRACE_COLUMNS = ("step", "items", "tokens", "seconds", "peak_memory_bytes", "note")
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What is known of a step beside its values.
+
+    Attributes:
+        number: of the step among the shard's, from 0.
+        rows: [B] rows of its sequences in the shard's array.
+        tokens: real tokens, BOS and EOS included.
+        seconds: how long it took.
+        peak_memory_bytes: most memory of the device so far; 0 on a CPU.
+        retries: how often the step was repeated at half its tokens.
+        recomputed: rows that were computed again in float32.
+        quarantined: the receipt's entry of each sequence without an embedding.
+    """
+
+    number: int
+    rows: Sequence[int]
+    tokens: int
+    seconds: float
+    peak_memory_bytes: int
+    retries: int
+    recomputed: int
+    quarantined: Sequence[dict[str, Any]]
+
+    def trace(self) -> tuple[object, ...]:
+        """Give the cells of the step's line in the trace."""
+        notes = [f"split {self.retries}"] if self.retries else []
+        notes += [f"float32 {self.recomputed}"] if self.recomputed else []
+        seconds, memory = f"{self.seconds:.4f}", self.peak_memory_bytes
+        return self.number, len(self.rows), self.tokens, seconds, memory, ", ".join(notes)
 
 
 class ShardOutput:
@@ -37,50 +71,59 @@ class ShardOutput:
         self.path = path
         self.array = _create_array(path, shape, np.dtype(dtype))
         self._times_written = np.zeros(len(self.array), dtype=np.int64)
-        self._quarantined: list[dict[str, Any]] = []
-        self._retries = self._recomputed = 0
-        self._trace: list[tuple[object, ...]] = []
+        self._steps: dict[int, StepRecord] = {}
 
     def store(
-        self, result: StepResult, rows: np.ndarray, batch: dict[str, Any], seconds: float
-    ) -> None:
+        self,
+        number: int,
+        result: StepResult,
+        rows: np.ndarray,
+        batch: dict[str, Any],
+        seconds: float,
+    ) -> StepRecord:
         """Write a step's rows, and put aside those without an embedding.
 
         Args:
+            number: of the step among the shard's.
             result: what the engine gave for the batch.
             rows: [B] rows of the batch's sequences in the array.
             batch: the collated batch.
             seconds: how long the step took.
+
+        Returns:
+            What was noted of the step.
         """
         failures = result.failures + self._outside_range(result)
-        self.array[rows] = result.pooled.astype(self.array.dtype)
-        np.add.at(self._times_written, rows, 1)
-        for failure in failures:
-            self._quarantined.append(
+        for reason, count in sorted(Counter(f.reason for f in failures).items()):
+            logger.warning("%d sequences quarantined: %s", count, reason)
+        record = StepRecord(
+            number=number,
+            rows=rows.tolist(),
+            tokens=len(batch["input_ids"]),
+            seconds=seconds,
+            peak_memory_bytes=(
+                torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+            ),
+            retries=result.splits,
+            recomputed=result.recomputed,
+            quarantined=[
                 {
                     "row": int(rows[failure.index]),
                     "key": batch["sequence_ids"][failure.index],
                     "reason": failure.reason,
                     "detail": failure.detail,
                 }
-            )
-        for reason, count in sorted(Counter(f.reason for f in failures).items()):
-            logger.warning("%d sequences quarantined: %s", count, reason)
-        self._retries += result.splits
-        self._recomputed += result.recomputed
-        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-        notes = [f"split {result.splits}"] if result.splits else []
-        notes += [f"float32 {result.recomputed}"] if result.recomputed else []
-        self._trace.append(
-            (
-                len(self._trace),
-                batch["num_sequences"],
-                len(batch["input_ids"]),
-                f"{seconds:.4f}",
-                peak,
-                ", ".join(notes),
-            )
+                for failure in failures
+            ],
         )
+        self.take(record, result.pooled.astype(self.array.dtype))
+        return record
+
+    def take(self, record: StepRecord, values: np.ndarray) -> None:
+        """Write the rows of a step, [B, layers, dim], as they will stand in the file."""
+        self.array[record.rows] = values
+        np.add.at(self._times_written, record.rows, 1)
+        self._steps[record.number] = record
 
     def finish(self) -> None:
         """Flush the array, after checking that every row was written once.
@@ -100,16 +143,19 @@ class ShardOutput:
 
     def summary(self) -> dict[str, Any]:
         """Give the receipt's account of the steps."""
+        steps = self._steps.values()
+        quarantined = [entry for step in steps for entry in step.quarantined]
         return {
-            "quarantined": sorted(self._quarantined, key=lambda entry: entry["row"]),
-            "steps": len(self._trace),
-            "retries": self._retries,
-            "recomputed_float32": self._recomputed,
+            "quarantined": sorted(quarantined, key=lambda entry: entry["row"]),
+            "steps": len(steps),
+            "retries": sum(step.retries for step in steps),
+            "recomputed_float32": sum(step.recomputed for step in steps),
         }
 
     def trace(self) -> bytes:
         """Give one line a step, tab-separated, below a header."""
-        lines = ["\t".join(map(str, line)) for line in (_TRACE_COLUMNS, *self._trace)]
+        steps = (self._steps[number].trace() for number in sorted(self._steps))
+        lines = ["\t".join(map(str, line)) for line in (_TRACE_COLUMNS, *steps)]
         return ("\n".join(lines) + "\n").encode()
 
     def _outside_range(self, result: StepResult) -> list[Failure]:

@@ -2,7 +2,8 @@
 
 The order of the work: check what is given, reserve the output's space, load the model, run the
 planned batches, verify that every sequence has its row, and only then give the files their names,
-the array first and the receipt last. A shard without a receipt does not exist.
+the array first and the receipt last. A shard without a receipt does not exist. What a killed run
+had computed is taken from its pieces (`virnucpro.embed.pieces`).
 """
 
 from __future__ import annotations
@@ -23,15 +24,18 @@ from virnucpro import __version__
 from virnucpro.data.collators import VarlenCollator
 from virnucpro.data.dataloader_utils import create_async_dataloader
 from virnucpro.data.dataset import SequenceDataset
-from virnucpro.embed.budget import Budget, measure_budget, read_budget
+from virnucpro.embed.closeness import SAMPLE, closeness_to_float32
 from virnucpro.embed.engine import Engine
 from virnucpro.embed.output import ShardOutput
+from virnucpro.embed.pieces import Pieces, pieces_directory
 from virnucpro.embed.progress import Progress
 from virnucpro.embed.step import StepShape
+from virnucpro.embed.tokens import choose_tokens_per_step
 from virnucpro.errors import DataError, InputError
 from virnucpro.files import (
     atomic_path,
     read_json,
+    remove,
     sha256_meanwhile,
     sha256_of,
     write_bytes,
@@ -111,36 +115,86 @@ def embed_shard(
     wanted = _identity(files, plan, model_receipt, device, dtype, options)
     if (finished := _finished(files, wanted)) is not None:
         logger.info("shard %s is finished already: its receipt and its bytes agree", files.shard)
+        remove(pieces_directory(files.embeddings))
         return finished
 
+    sha256 = weights_sha256 or sha256_meanwhile(files.weights)
+    load = partial(load_model, files.weights, files.model_receipt, device=device, sha256=sha256)
     shape = (_sequences(plan), len(options.layers), int(model_receipt["dim"]))
+    try:
+        receipt, trace = _compute(files, dataset, plan, shape, load, dtype, options, wanted)
+    except _Overtaken as other:
+        receipt = other.receipt
+    else:
+        write_bytes(files.trace, trace)
+        write_json(files.receipt, receipt)
+    remove(pieces_directory(files.embeddings))
+    return receipt
+
+
+class _Overtaken(Exception):  # noqa: N818 (no error: it ends the block without its file)
+    """Another job has finished the same shard meanwhile: its result stays, this one is dropped."""
+
+    def __init__(self, receipt: dict[str, Any]) -> None:
+        super().__init__()
+        self.receipt = receipt
+
+
+def _compute(
+    files: ShardFiles,
+    dataset: SequenceDataset,
+    plan: Plan,
+    shape: tuple[int, int, int],
+    load: Callable[..., PackedESM2],
+    dtype: torch.dtype,
+    options: EmbedOptions,
+    wanted: dict[str, Any],
+) -> tuple[dict[str, Any], bytes]:
+    """Compute the array and put it in place; gives what belongs to it, receipt and trace."""
     with atomic_path(files.embeddings) as temporary:
         output = ShardOutput(temporary, shape, options.output_dtype)
-        sha256 = weights_sha256 or sha256_meanwhile(files.weights)
-
-        def load(dtype: torch.dtype) -> PackedESM2:
-            return load_model(
-                files.weights, files.model_receipt, dtype=dtype, device=device, sha256=sha256
-            )
-
-        model = load(dtype)
-        tokens = _tokens_per_step(files, model, plan, options, model_receipt)
-        exact = None if dtype == torch.float32 else partial(load, torch.float32)
-        _run(dataset, plan, model, exact, tokens, output, options)
+        model = load(dtype=dtype)
+        pieces = Pieces(
+            pieces_directory(files.embeddings),
+            {**wanted, "backend": model.attend.name, "threads": _threads(model.device)},
+            shape[1:],
+            options.output_dtype,
+        )
+        tokens = pieces.tokens_per_step or choose_tokens_per_step(
+            files.budget, model, plan, wanted["weights_sha256"], options.token_budget
+        )
+        exact = None if dtype == torch.float32 else partial(load, dtype=torch.float32)
+        collator = VarlenCollator(
+            esm.data.Alphabet.from_architecture("ESM-1b").get_batch_converter(),
+            max_tokens_per_batch=tokens,
+            max_sequence_length=plan.max_sequence_length,
+        )
+        layers = [model.resolve_layer(layer) for layer in options.layers]
+        _run(dataset, plan, model, exact, collator, layers, output, pieces)
         output.finish()
-        digest = sha256_of(temporary)
-    receipt = {
-        **wanted,
-        "array_sha256": digest,
-        "shape": list(shape),
-        "layers": [model.resolve_layer(layer) for layer in options.layers],
-        "backend": model.attend.name,
-        "tokens_per_step": tokens,
-        **output.summary(),
-    }
-    write_bytes(files.trace, output.trace())
-    write_json(files.receipt, receipt)
-    return receipt
+        receipt = {
+            **wanted,
+            "array_sha256": sha256_of(temporary),
+            "shape": list(shape),
+            "layers": layers,
+            "backend": model.attend.name,
+            "tokens_per_step": tokens,
+            **output.summary(),
+        }
+        if exact is not None and dtype == torch.float8_e4m3fn:
+            sample = [collator([dataset[row]]) for row in _spread(len(dataset), SAMPLE)]
+            receipt["closeness"] = closeness_to_float32(model, exact, sample, layers)
+            logger.info("cosine to float32: %s", receipt["closeness"])
+        if (first := _finished(files, wanted)) is not None:
+            same = first["array_sha256"] == receipt["array_sha256"]
+            logger.log(
+                logging.INFO if same else logging.WARNING,
+                "another job finished %s first; its result stays, this one %s",
+                files.embeddings,
+                "is the same" if same else "has other bits and is dropped",
+            )
+            raise _Overtaken(first)
+    return receipt, output.trace()
 
 
 def _device_and_dtype(options: EmbedOptions) -> tuple[torch.device, torch.dtype]:
@@ -199,58 +253,19 @@ def _finished(files: ShardFiles, wanted: dict[str, Any]) -> dict[str, Any] | Non
     return receipt
 
 
+def _threads(device: torch.device) -> int | None:
+    """Give the threads of sums on a CPU, whose last bits may differ with them."""
+    return torch.get_num_threads() if device.type == "cpu" else None
+
+
 def _sequences(plan: Plan) -> int:
     """Count the sequences of a plan; every one has an item, so the rows are 0 to the largest."""
     return int(plan.row.max()) + 1 if plan.items else 0
 
 
-def _tokens_per_step(
-    files: ShardFiles,
-    model: PackedESM2,
-    plan: Plan,
-    options: EmbedOptions,
-    model_receipt: dict[str, Any],
-) -> int:
-    """Give T: as measured for this device, and no more than the caller allows."""
-    budget = _budget_here(read_budget(files.budget), model, plan, model_receipt)
-    tokens = budget.tokens_per_step
-    if options.token_budget is not None and options.token_budget < tokens:
-        logger.info("tokens per step: %d, limited from %d", options.token_budget, tokens)
-        tokens = options.token_budget
-    longest = plan.max_sequence_length + SPECIAL_TOKENS
-    if tokens < longest:
-        raise InputError(
-            f"a step of {tokens} tokens cannot hold a sequence of {longest} tokens",
-            path=files.budget,
-            hint="lower plan.max_sequence_length, or use a device with more memory",
-        )
-    if tokens > plan.token_budget:
-        tokens -= tokens % plan.token_budget
-    return tokens
-
-
-def _budget_here(
-    budget: Budget, model: PackedESM2, plan: Plan, model_receipt: dict[str, Any]
-) -> Budget:
-    """Use the measured budget where it was measured on such a device, else measure again."""
-    here = {
-        "weights_sha256": model_receipt["weights_sha256"],
-        "device": device_name(model.device),
-        "dtype": model.precision,
-        "backend": model.attend.name,
-    }
-    differing = [
-        f"{key} {getattr(budget, key)}" for key in here if getattr(budget, key) != here[key]
-    ]
-    if not differing:
-        return budget
-    logger.warning("the token budget was measured for %s: measuring again", ", ".join(differing))
-    return measure_budget(
-        model,
-        model_receipt["weights_sha256"],
-        plan_token_budget=plan.token_budget,
-        max_seqlen=plan.max_sequence_length + SPECIAL_TOKENS,
-    )
+def _spread(count: int, sample: int) -> list[int]:
+    """Choose some of a plan's items, long and short ones alike."""
+    return sorted({int(i) for i in np.linspace(0, count - 1, sample)}) if count else []
 
 
 def _run(
@@ -258,17 +273,16 @@ def _run(
     plan: Plan,
     model: PackedESM2,
     exact_model: Callable[[], PackedESM2] | None,
-    tokens: int,
+    collator: VarlenCollator,
+    layers: list[int],
     output: ShardOutput,
-    options: EmbedOptions,
+    pieces: Pieces,
 ) -> None:
-    """Run all batches, in steps of one shape."""
-    converter = esm.data.Alphabet.from_architecture("ESM-1b").get_batch_converter()
-    collator = VarlenCollator(
-        converter, max_tokens_per_batch=tokens, max_sequence_length=plan.max_sequence_length
-    )
+    """Run all batches that are not in pieces, in steps of one shape."""
+    tokens = collator.max_tokens_per_batch
     loader = create_async_dataloader(dataset, collator, num_workers=0, token_budget=tokens)
-    batches: Any = loader.batch_sampler
+    sampler: Any = loader.batch_sampler
+    batches = sampler.batches
     engine = Engine(
         model,
         StepShape.for_lengths(
@@ -276,11 +290,15 @@ def _run(
             max(map(len, batches), default=1),
             plan.max_sequence_length + SPECIAL_TOKENS,
         ),
-        [model.resolve_layer(layer) for layer in options.layers],
+        layers,
         exact_model,
     )
-    row_of = dict(zip(dataset.ids, plan.row.tolist(), strict=True))
-    progress = Progress(int(plan.tokens.sum()))
-    for batch, result in engine.stream(loader):
-        rows = np.array([row_of[name] for name in batch["sequence_ids"]])
-        output.store(result, rows, batch, progress.step(len(batch["input_ids"])))
+    rows = [plan.row[batch] for batch in batches]
+    left = pieces.restore(output, rows, tokens)
+    sampler.batches = [batches[number] for number in left]
+    costs = plan.tokens
+    progress = Progress(sum(int(costs[batch].sum()) for batch in sampler.batches))
+    with pieces.keep(output, tokens, int(costs.sum())) as keep:
+        for number, (batch, result) in zip(left, engine.stream(loader), strict=True):
+            seconds = progress.step(len(batch["input_ids"]))
+            keep(output.store(number, result, rows[number], batch, seconds))

@@ -8,14 +8,13 @@ and quarantine from the spools (`outputs`); count what was written; put it in pl
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from virnucpro.errors import DataError, InputError
-from virnucpro.files import atomic_path, sha256_of, write_json
+from virnucpro.files import atomic_path, scratch_directory, sha256_of, write_json
 from virnucpro.formats import SPLIT_FORMAT
 from virnucpro.sequences.compression import STANDARD_INPUT, name_of
 from virnucpro.sequences.identifiers import Renames, refuse_duplicates, rename_duplicates
@@ -106,9 +105,9 @@ def split(
     with (
         atomic_path(records) as new_records,
         staged_directory(shards_dir) as staging,
-        tempfile.TemporaryDirectory(dir=staging.parent, prefix=f".{shards_dir.name}.") as spool,
+        scratch_directory(shards_dir) as spool,
     ):
-        intake, inputs = _read_all(fastas, parameters, Path(spool))
+        intake, inputs = _read_all(fastas, parameters, spool)
         files = [entry["path"] for entry in inputs]
         renames = _resolve_ids(intake.records, files, duplicate_ids)
         number = choose_shards(intake.partitions.tokens, shard_tokens)

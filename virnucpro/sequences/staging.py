@@ -1,17 +1,14 @@
-"""A directory that appears under its final name only when it is complete."""
+"""A directory of shards, put in place as one; nobody else's files are ever replaced by it."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from virnucpro.errors import InputError
-from virnucpro.files import sync_directory
+from virnucpro.files import atomic_directory
 
 __all__ = ["check_replaceable", "staged_directory"]
 
@@ -43,8 +40,7 @@ def check_replaceable(target: Path) -> None:
 def staged_directory(target: Path) -> Iterator[Path]:
     """Give a temporary directory to fill, and move it to `target` when the block ends well.
 
-    A directory at `target` is replaced. When the block raises, the temporary directory is removed
-    and `target` stays as it was. The block must sync the files that it writes.
+    See `virnucpro.files.atomic_directory`; `target` is looked at once more before it is replaced.
 
     Args:
         target: the final path.
@@ -57,33 +53,6 @@ def staged_directory(target: Path) -> Iterator[Path]:
         OSError: making, syncing or renaming failed.
     """
     target = target.resolve()  # a link's directory is replaced, not the link
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = _beside(target)
-    staging.mkdir()
-    try:
+    with atomic_directory(target) as staging:
         yield staging
-        sync_directory(staging)
         check_replaceable(target)
-        _replace(staging, target)
-        sync_directory(target.parent)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _beside(target: Path) -> Path:
-    return target.with_name(f".{target.name[:100]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-
-
-def _replace(staging: Path, target: Path) -> None:
-    """Rename `staging` to `target`; a directory that is there goes aside first, then away."""
-    if not target.exists():
-        staging.rename(target)
-        return
-    old = _beside(target)
-    target.rename(old)
-    try:
-        staging.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
-    shutil.rmtree(old)

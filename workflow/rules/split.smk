@@ -31,7 +31,7 @@ checkpoint split:
         " {params.max_record_residues:q} {params.input_type:q} {params.duplicate_ids:q}"
         " {params.format:q} -- {input.fasta:q} 2> {log:q}\n"
         # Plans and embeddings of shards that an earlier split had and this one hasn't: merge would
-        # refuse them as too many.
-        "for file in {params.plans:q}/[0-9]* {params.embeddings:q}/[0-9]*; do"
-        ' name="${{file##*/}}"; [ -e {output.shards:q}/"${{name%%.*}}.fasta" ] || rm -f -- "$file";'
-        " done"
+        # refuse them as too many. Hidden ones are pieces of embeddings that were not finished.
+        "for file in {params.plans:q}/[0-9]* {params.embeddings:q}/[0-9]* {params.embeddings:q}/.[0-9]*;"
+        ' do name="${{file##*/}}"; name="${{name#.}}";'
+        ' [ -e {output.shards:q}/"${{name%%.*}}.fasta" ] || rm -rf -- "$file"; done'

@@ -39,3 +39,9 @@ def random_sequences(count, seed=0, longest=200):
         torch.from_numpy(np.concatenate([[0], random.integers(4, 24, size=n), [2]]))
         for n in random.integers(1, longest, size=count)
     ]
+
+
+def random_proteins(count, longest=150, seed=0):
+    random = np.random.default_rng(seed)
+    letters = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWYX", dtype=np.uint8)
+    return [random.choice(letters, n).tobytes() for n in random.integers(1, longest, size=count)]

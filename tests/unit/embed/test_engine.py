@@ -66,6 +66,7 @@ class OutOfMemoryAbove:
         return self.forward(step, shape, model)
 
 
+@pytest.mark.fault(16)
 def test_step_out_of_memory_is_split_and_loses_nothing(model, monkeypatch):
     engine = make_engine(model)
     sequences = random_sequences(8)
@@ -79,6 +80,7 @@ def test_step_out_of_memory_is_split_and_loses_nothing(model, monkeypatch):
     assert forward.sizes[:2] == [TOKENS, TOKENS // 2]
 
 
+@pytest.mark.fault(17)
 def test_one_sequence_out_of_memory_is_quarantined_with_the_reason(model, monkeypatch):
     engine = make_engine(model)
     monkeypatch.setattr(engine, "forward", OutOfMemoryAbove(engine, 0))
@@ -88,6 +90,7 @@ def test_one_sequence_out_of_memory_is_quarantined_with_the_reason(model, monkey
     assert np.isnan(result.pooled).all()
 
 
+@pytest.mark.fault(18)
 def test_other_device_errors_end_the_run(model, monkeypatch):
     engine = make_engine(model)
 
@@ -106,6 +109,7 @@ def overflowing_state(config):
     return state
 
 
+@pytest.mark.fault(20)
 def test_row_that_overflows_is_computed_again_in_float32(config):
     state = overflowing_state(config)
     half = PackedESM2.from_state_dict(config, state, dtype=torch.float16)
@@ -129,6 +133,7 @@ def test_row_that_overflows_is_computed_again_in_float32(config):
     )
 
 
+@pytest.mark.fault(20)
 def test_row_that_is_not_finite_in_float32_is_quarantined_alone(config):
     state = random_state(config)
     state["embed_tokens.weight"][10] = torch.nan

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.embed.builders import random_state
+from tests.unit.embed.builders import random_proteins, random_state
 from virnucpro.embed import shard as shard_module
 from virnucpro.embed.budget import write_measured_budget
 from virnucpro.embed.shard import EmbedOptions, ShardFiles, embed_shard
@@ -57,12 +57,6 @@ def make_files(folder, demo, sequences, token_budget=512):
         receipt=folder / "out" / "00000.json",
         trace=folder / "out" / "00000.trace.tsv",
     )
-
-
-def random_proteins(count, longest=150, seed=0):
-    random = np.random.default_rng(seed)
-    letters = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWYX", dtype=np.uint8)
-    return [random.choice(letters, n).tobytes() for n in random.integers(1, longest, size=count)]
 
 
 @pytest.fixture
@@ -117,6 +111,7 @@ def test_the_same_shard_gives_the_same_bytes(files, tmp_path, demo):
     assert again.receipt.read_bytes() == files.receipt.read_bytes()
 
 
+@pytest.mark.fault(40)
 def test_a_sequence_has_the_same_bits_in_another_shard(files, tmp_path, demo):
     embed_shard(files, CPU)
     other = tmp_path / "other"
@@ -137,6 +132,7 @@ def test_a_finished_shard_is_not_computed_again(files, monkeypatch):
     assert embed_shard(files, CPU) == first
 
 
+@pytest.mark.fault(7, 9)
 @pytest.mark.parametrize("damage", ["bit", "receipt", "other_request"])
 def test_a_damaged_or_different_result_is_computed_again(files, damage, caplog):
     first = embed_shard(files, CPU)
@@ -164,6 +160,7 @@ def test_several_layers_are_kept_in_the_order_asked_for(files):
     np.testing.assert_allclose(array[7, 1], alone(files, residues, 6), atol=1e-5)
 
 
+@pytest.mark.fault(37)
 def test_weights_that_are_not_those_of_the_receipt_are_refused(files, tmp_path):
     content = bytearray(files.weights.read_bytes())
     content[-100] ^= 1
@@ -190,6 +187,7 @@ def test_token_budget_below_the_plan_packs_again_and_drops_nothing(files):
     np.testing.assert_allclose(np.load(files.embeddings), rows, atol=1e-5)
 
 
+@pytest.mark.fault(32)
 def test_step_smaller_than_a_sequence_is_refused(files):
     with pytest.raises(InputError, match="100 tokens cannot hold a sequence of 122"):
         embed_shard(files, dataclasses.replace(CPU, token_budget=100))
@@ -214,6 +212,7 @@ def test_budget_of_another_device_is_measured_again(files, tmp_path, caplog):
     assert "measuring again" in caplog.text
 
 
+@pytest.mark.fault(9)
 def test_plan_of_another_shard_is_refused(files, tmp_path, demo):
     other = tmp_path / "other"
     other.mkdir()
@@ -222,6 +221,7 @@ def test_plan_of_another_shard_is_refused(files, tmp_path, demo):
         embed_shard(dataclasses.replace(files, plan=stranger.plan), CPU)
 
 
+@pytest.mark.fault(43)
 def test_shard_without_sequences_gives_an_empty_array(tmp_path, demo):
     files = make_files(tmp_path, demo, [])
     receipt = embed_shard(files, CPU)
@@ -229,6 +229,7 @@ def test_shard_without_sequences_gives_an_empty_array(tmp_path, demo):
     assert receipt["steps"] == 0
 
 
+@pytest.mark.fault(21)
 def test_value_outside_float16_is_quarantined_not_infinite(files, monkeypatch):
     config = ModelConfig("demo", 6, 320, 20)
     state = random_state(config)
@@ -245,17 +246,19 @@ def test_value_outside_float16_is_quarantined_not_infinite(files, monkeypatch):
     assert all(keys[entry["row"]] == entry["key"] for entry in receipt["quarantined"])
 
 
+@pytest.mark.fault(6)
 def test_no_space_is_said_before_the_model_is_loaded(files, monkeypatch):
     def full(*_arguments):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    monkeypatch.setattr(shard_module, "load_model", None)
+    monkeypatch.setattr(shard_module, "load_model", lambda *_, **__: pytest.fail("was loaded"))
     with pytest.raises(DataError, match="bytes are needed"):
         embed_shard(files, CPU)
     assert os.listdir(files.embeddings.parent) == []
 
 
+@pytest.mark.fault(5)
 def test_failure_in_the_middle_leaves_no_final_name(files, monkeypatch):
     def broken(*_arguments):
         raise RuntimeError("the device fell off the bus")

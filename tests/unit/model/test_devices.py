@@ -17,6 +17,7 @@ def one_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
 
 
+@pytest.mark.fault(19)
 def test_only_auto_falls_back_to_the_cpu(no_cuda):
     device, reason = select_device("auto")
     assert device.type == "cpu"
@@ -30,6 +31,7 @@ def test_auto_takes_cuda_where_it_is(one_cuda):
     assert select_device("auto")[0] == torch.device("cuda", 0)
 
 
+@pytest.mark.fault(19)
 def test_device_that_is_not_there_is_an_error(one_cuda):
     assert select_device("cuda:0")[0].index == 0
     with pytest.raises(InputError, match="not there"):

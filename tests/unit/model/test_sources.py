@@ -118,6 +118,7 @@ class Payload:
         return self.call
 
 
+@pytest.mark.fault(36)
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("where", ["cfg", "model", "beside"])
 def test_malicious_pickle_runs_nothing(build, tmp_path, monkeypatch, zipped, where):
@@ -140,6 +141,7 @@ def test_malicious_pickle_runs_nothing(build, tmp_path, monkeypatch, zipped, whe
     assert not target.exists()
 
 
+@pytest.mark.fault(36)
 @pytest.mark.parametrize(
     ("function", "name"),
     [(eval, "asks for eval,"), (getattr, "asks for getattr,"), (os.fork, r"asks for posix\.fork,")],
@@ -151,6 +153,7 @@ def test_malicious_pickle_of_builtins_runs_nothing(tmp_path, function, name):
         read_published(path, "evil")
 
 
+@pytest.mark.fault(36)
 def test_a_bare_pickle_runs_nothing(tmp_path):
     target = tmp_path / "executed"
     path = tmp_path / "evil.pt"
@@ -167,6 +170,7 @@ def test_the_allow_list_is_given_back_afterwards(build, publish):
     assert set(torch.serialization.get_safe_globals()) == before
 
 
+@pytest.mark.fault(37)
 @pytest.mark.parametrize("kept", [0, 1, 3, 4, 100, 0.3, 0.9, -1])
 def test_truncated_published_file_is_refused(build, publish, kept):
     path = publish(build.esm2())
@@ -185,6 +189,7 @@ def set_tensor(name, tensor):
     return lambda content: content["model"].__setitem__(name, tensor)
 
 
+@pytest.mark.fault(37)
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -386,6 +391,7 @@ def break_folder(folder, how):
             (folder / "config.json").write_text("{}")
 
 
+@pytest.mark.fault(37)
 @pytest.mark.parametrize(
     "how",
     [
@@ -408,6 +414,7 @@ def test_damaged_folder_is_refused(build, folder, how):
         HuggingFaceSource(folder).read()
 
 
+@pytest.mark.fault(36)
 def test_malicious_pytorch_model_bin_runs_nothing(build, folder, tmp_path):
     build.huggingface().save_pretrained(folder)
     (folder / "model.safetensors").unlink()
@@ -522,6 +529,7 @@ def test_download_goes_where_fair_esm_keeps_its_own(network, published_8m, tmp_p
     assert network.asked == []
 
 
+@pytest.mark.fault(44)
 @pytest.mark.parametrize(
     "error",
     [
@@ -545,6 +553,7 @@ def test_failed_download_says_what_to_put_where(network, tmp_path, error):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.fault(37)
 def test_truncated_download_never_gets_its_name(network, published_8m, tmp_path):
     network.answer = lambda target: Path(target).write_bytes(published_8m.read_bytes()[:-1000])
     with pytest.raises(DataError, match="not usable") as caught:

@@ -287,6 +287,7 @@ def test_damaged_conversion_is_made_again_byte_for_byte(converted, damage):
     assert (weights.read_bytes(), receipt.read_bytes()) == before
 
 
+@pytest.mark.fault(2)
 def test_weights_whose_receipt_was_never_written_count_as_absent(
     build, publish, files, monkeypatch
 ):
@@ -305,6 +306,7 @@ def test_weights_whose_receipt_was_never_written_count_as_absent(
     assert load_weights(*files)
 
 
+@pytest.mark.fault(5)
 def test_failed_write_leaves_nothing(build, publish, files, monkeypatch):
     path = publish(build.esm2())
 
@@ -350,10 +352,12 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
+@pytest.mark.fault(44)
 def test_loading_looks_nothing_up(converted, no_network):
     assert load_weights(*converted[1:])
 
 
+@pytest.mark.fault(44)
 def test_named_model_that_is_converted_needs_neither_network_nor_download(
     build, files, tmp_path, monkeypatch, no_network
 ):
@@ -395,6 +399,7 @@ def test_missing_file_is_named(converted, missing):
     assert str(files[missing]) in str(caught.value)
 
 
+@pytest.mark.fault(37)
 @pytest.mark.parametrize("place", [0.2, 0.5, 1])
 def test_a_flipped_bit_is_found_and_both_hashes_are_named(converted, place):
     _, weights, receipt = converted
@@ -409,6 +414,7 @@ def test_a_flipped_bit_is_found_and_both_hashes_are_named(converted, place):
     assert "virnucpro model fetch" in str(caught.value)
 
 
+@pytest.mark.fault(37)
 @pytest.mark.parametrize("kept", [0, 7, 8, 100, 0.5, -1])
 def test_truncated_weights_are_found(converted, kept):
     _, weights, receipt = converted
@@ -419,6 +425,7 @@ def test_truncated_weights_are_found(converted, kept):
     assert "virnucpro model fetch" in str(caught.value)
 
 
+@pytest.mark.fault(37)
 def test_receipts_of_two_models_cannot_be_swapped(build, publish, files, converted):
     other = publish(build.esm2(seed=1), "esm2_other")
     theirs = (files[0].with_name("other.safetensors"), files[1].with_name("other.json"))
@@ -450,6 +457,7 @@ def test_wrong_receipt_is_refused(converted, change, message):
         load_weights(weights, receipt)
 
 
+@pytest.mark.fault(12)
 def test_receipt_of_another_format_is_refused(converted):
     edit_receipt(converted[2], format=MODEL_FORMAT + 1)
     with pytest.raises(InputError, match=f"format {MODEL_FORMAT + 1}"):
@@ -464,6 +472,7 @@ def rewrite(weights, edit, **metadata):
     write_tensors(weights, tensors, header | metadata)
 
 
+@pytest.mark.fault(37)
 @pytest.mark.parametrize(
     ("edit", "message"),
     [

@@ -76,6 +76,7 @@ def test_another_parameter_is_another_plan(run, caplog):
     assert "plan cache miss" in caplog.text
 
 
+@pytest.mark.fault(10)
 def test_the_same_path_with_other_sequences_is_another_plan(run, shard, caplog):
     before, _, _ = run("a")
     write_shard(shard, read_shard(shard).residues[1:])
@@ -85,6 +86,7 @@ def test_the_same_path_with_other_sequences_is_another_plan(run, shard, caplog):
     assert (before.items, after.items) == (80, 79)
 
 
+@pytest.mark.fault(11)
 def test_a_damaged_cached_plan_is_made_again_and_replaced(run, tmp_path, caplog):
     expected = run("a")[1:]
     (cached,) = (tmp_path / "cache" / "plans").iterdir()
@@ -142,11 +144,13 @@ def test_windows_lose_no_residue(run):
     assert report["truncated_sequences"] == report["truncated_residues"] == 0
 
 
+@pytest.mark.fault(31)
 def test_truncation_is_told(run, caplog):
     run()
     assert "exceed 100 residues and are truncated" in caplog.text
 
 
+@pytest.mark.fault(43)
 def test_a_shard_without_sequences_has_an_empty_plan(run, shard):
     shard.write_bytes(b"")
     plan, _, content = run()

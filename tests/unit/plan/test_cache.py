@@ -52,6 +52,7 @@ def test_what_was_kept_is_found(cache, plan):
     assert cache.get(KEYS, LENGTHS, PARAMETERS).content_hash == plan.content_hash
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("kept", [0, 4, 300])
 def test_a_damaged_file_is_told_and_not_used(cache, plan, caplog, kept):
     cache.put(address(), plan)
@@ -62,6 +63,7 @@ def test_a_damaged_file_is_told_and_not_used(cache, plan, caplog, kept):
     assert address() in caplog.text
 
 
+@pytest.mark.fault(12)
 def test_a_plan_of_another_format_is_told_and_not_used(cache, plan, caplog, monkeypatch):
     cache.put(address(), plan)
     monkeypatch.setattr(table, "PLAN_FORMAT", 2)

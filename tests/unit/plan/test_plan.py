@@ -87,6 +87,7 @@ def test_planning_again_may_go_below_the_maximum_length_where_no_item_is_that_lo
         replan(plan_for([5, 8]), 9)
 
 
+@pytest.mark.fault(32)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -211,6 +212,7 @@ class TestDamage:
         self.edit(path, lambda columns, metadata: None)
         assert read_plan(path).items == len(LENGTHS)
 
+    @pytest.mark.fault(11)
     @pytest.mark.parametrize("column", ["batch", "row", "start", "end"])
     def test_a_changed_cell_does_not_fit_the_hash(self, path, column):
         def change(columns, metadata):
@@ -220,6 +222,7 @@ class TestDamage:
         with pytest.raises(DataError, match=r"plan.parquet: the plan is damaged: its content hash"):
             read_plan(path)
 
+    @pytest.mark.fault(11)
     @pytest.mark.parametrize(
         ("change", "message"),
         [
@@ -246,6 +249,7 @@ class TestDamage:
         with pytest.raises(DataError, match="1 to 50 residues"):
             read_plan(path)
 
+    @pytest.mark.fault(12)
     def test_another_format_is_a_clear_version_error(self, path):
         self.edit(path, lambda columns, metadata: metadata.update(format=0))
         with pytest.raises(InputError, match=r"plan.parquet: plan has format 0"):
@@ -281,12 +285,14 @@ class TestDamage:
         with pytest.raises(DataError, match=r"no.parquet: the plan is missing"):
             read_plan(tmp_path / "no.parquet")
 
+    @pytest.mark.fault(11)
     def test_a_file_cut_anywhere_is_refused(self, path):
         content = path.read_bytes()
         for size in range(0, len(content), 97):
             with pytest.raises(DataError):
                 parse_plan(content[:size], path)
 
+    @pytest.mark.fault(11)
     def test_a_flipped_bit_anywhere_is_refused_or_harmless(self, path):
         content = path.read_bytes()
         expected = read_plan(path).content_hash

@@ -29,6 +29,7 @@ CASES = {
 }
 
 
+@pytest.mark.fault(30)
 @pytest.mark.parametrize(("raw", "residues", "changes"), CASES.values(), ids=CASES.keys())
 def test_each_row_of_the_normalisation_table(raw, residues, changes):
     result = normalise(raw)
@@ -52,6 +53,7 @@ def test_normalised_residues_stay_in_the_alphabet_and_normalise_to_themselves(ra
     assert not again.changed
 
 
+@pytest.mark.fault(30)
 @given(st.binary(max_size=200))
 def test_no_letter_is_lost_without_being_counted(raw):
     result = normalise(raw)

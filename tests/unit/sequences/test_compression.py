@@ -34,6 +34,7 @@ def test_content_is_read_whatever_the_name_says(tmp_path, kind, data):
     assert content(written(tmp_path, COMPRESS[kind](data), "misleading.xz")) == data
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize("kind", ARCHIVES)
 def test_all_members_of_an_archive_are_read(tmp_path, kind):
     parts = [TEXT[:100], b"", TEXT[100:5000], TEXT[5000:]]
@@ -51,6 +52,7 @@ def test_members_may_end_anywhere_in_a_block(tmp_path_factory, kind, parts):
     assert content(path) == b"".join(parts)
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize("kind", ARCHIVES)
 def test_a_truncated_archive_is_refused_wherever_it_ends(tmp_path, kind):
     archive = COMPRESS[kind](TEXT)
@@ -63,6 +65,7 @@ def test_a_truncated_archive_is_refused_wherever_it_ends(tmp_path, kind):
         assert "copy or download it again" in caught.value.hint
 
 
+@pytest.mark.fault(22, 23)
 @pytest.mark.parametrize("kind", ARCHIVES)
 def test_a_truncated_second_member_is_refused(tmp_path, kind):
     archive = COMPRESS[kind](TEXT)
@@ -70,6 +73,7 @@ def test_a_truncated_second_member_is_refused(tmp_path, kind):
         content(written(tmp_path, archive + archive[:-3]))
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize("kind", ARCHIVES)
 def test_a_flipped_bit_never_changes_the_content(tmp_path, kind):
     archive = bytearray(COMPRESS[kind](TEXT))
@@ -87,6 +91,7 @@ def test_a_flipped_bit_never_changes_the_content(tmp_path, kind):
     assert refused > 100
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize("kind", ARCHIVES)
 @pytest.mark.parametrize("garbage", [b"garbage after the end", b">p2\nMKV\n", b"\1\0\0\0\0"])
 def test_garbage_after_the_end_is_refused(tmp_path, kind, garbage):
@@ -182,6 +187,7 @@ def peak_memory_of_reading(path):
     return size, kibibytes * 1024
 
 
+@pytest.mark.fault(24)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
 @pytest.mark.parametrize("kind", ARCHIVES)
 def test_a_bomb_is_read_in_under_200_mb_of_memory(tmp_path, kind):
@@ -191,6 +197,7 @@ def test_a_bomb_is_read_in_under_200_mb_of_memory(tmp_path, kind):
     assert peak < 200e6
 
 
+@pytest.mark.fault(24)
 def test_an_archive_that_needs_a_gigabyte_to_unpack_is_refused(tmp_path):
     frame = bytes.fromhex("28b52ffd00a0") + b"\x01\0\0"  # a window of 1 GiB, one empty block
     with pytest.raises(InputError, match="zstd archive is corrupt"):

@@ -53,6 +53,7 @@ def test_records_come_in_order_with_the_line_of_their_header():
     assert parse(b">a b\nMK\nV\n") == [Record("a", "b", b"MKV", "x.fasta", 1, 0, 0)]
 
 
+@pytest.mark.fault(27)
 @pytest.mark.parametrize(
     ("name", "data"),
     {
@@ -69,6 +70,7 @@ def test_line_ends_do_not_change_the_records(name, data):
         assert not any(record.whitespace for record in records)
 
 
+@pytest.mark.fault(27)
 def test_blank_lines_do_not_change_the_records_but_are_counted_in_line_numbers():
     data = b"\n \n" + GOOD.replace(b"\n", b"\n\n")
     expected = [(*record[:3], 2 * record[3] + 1) for record in GOOD_RECORDS]
@@ -83,6 +85,7 @@ def test_white_space_between_letters_is_removed_and_counted():
         assert (second.residues, second.whitespace) == (b"MK", 0)
 
 
+@pytest.mark.fault(33)
 @pytest.mark.parametrize(
     "name",
     ["../x", "/etc/x", "a/b", ".", "x" * 300, "\x01\x0b\x0c\x1c\x85\x00\x7f", "a;b$(c)'\"", "é|ß"],
@@ -92,6 +95,7 @@ def test_an_id_survives_whatever_is_in_it(name):
     assert (record.id, record.description) == (name, "some  text")
 
 
+@pytest.mark.fault(30)
 def test_residues_keep_every_byte_but_white_space():
     raw = b"m-K.*\0\xc3\x84V1"
     assert parse(b">a\n" + raw + b"\n")[0].residues == raw
@@ -136,6 +140,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.fault(26, 28)
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_not_fasta_is_refused_with_line_and_hint(case):
     data, line, message, hint = REFUSED[case]
@@ -264,6 +269,7 @@ GIANTS = {
 }
 
 
+@pytest.mark.fault(24)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
 @pytest.mark.parametrize("case", GIANTS)
 def test_a_giant_line_is_read_in_under_200_mb_of_memory(case):

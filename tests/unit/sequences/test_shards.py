@@ -50,6 +50,7 @@ def refusal(path):
     return caught.value
 
 
+@pytest.mark.fault(7)
 def test_a_flipped_bit_is_found_wherever_it_is(shard):
     content = bytearray(shard.read_bytes())
     for bit in random.Random(3).sample(range(len(content) * 8), 200):
@@ -59,6 +60,7 @@ def test_a_flipped_bit_is_found_wherever_it_is(shard):
         content[bit // 8] ^= 1 << bit % 8
 
 
+@pytest.mark.fault(8)
 def test_a_truncated_shard_is_refused_unless_whole_sequences_are_missing(shard):
     content = shard.read_bytes()
     whole = {0} | {end + 1 for end in range(len(content)) if content[end + 1 : end + 2] == b">"}

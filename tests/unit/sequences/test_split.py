@@ -211,6 +211,7 @@ QUARANTINED = {
 }
 
 
+@pytest.mark.fault(28, 30)
 @pytest.mark.parametrize("case", QUARANTINED)
 def test_quarantined_records_are_listed_with_the_reason(tmp_path, case):
     record, length, reason, detail = QUARANTINED[case]
@@ -236,6 +237,7 @@ def test_the_invalid_fraction_is_a_limit_that_may_be_reached(tmp_path):
     assert [record["replaced"] for record in result.records] == [2, 3, 0]
 
 
+@pytest.mark.fault(33)
 def test_strange_ids_and_quotes_survive_in_both_tables(tmp_path):
     names = ["../x", "/etc/x", "x" * 300, "\x01\x0b\x1c\x7f", 'q"uo"te', "\0", "é"]
     good = "".join(f">{name}\nMKV\n" for name in names)
@@ -388,6 +390,7 @@ def test_every_record_is_accounted_for_and_shards_do_not_depend_on_order(
 # --- ids ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(29)
 def test_an_id_twice_is_refused_naming_both_places(tmp_path):
     error = refusal(tmp_path, b">a\nMKV\n>b\nMKL\n", b">c\nMKV\n>b x\nMKW\n>a\nMKV\n")
     assert "id 'b' was used before" in error.message
@@ -400,6 +403,7 @@ def test_a_quarantined_record_counts_as_a_user_of_its_id(tmp_path):
     assert refusal(tmp_path, b">a\n>a\nMKV\n").line == 2
 
 
+@pytest.mark.fault(29)
 def test_later_records_of_an_id_are_renamed_past_the_ids_that_exist(tmp_path):
     data = b">a\nMK\n>a\nMV\n>a_2\nML\n>a x\n\n>a\nMW\n>b\nMH\n>a_2\nMI\n>a_4\nMP\n"
     result = run(tmp_path, data, duplicate_ids="suffix")
@@ -424,6 +428,7 @@ def test_suspects_in_several_portions_are_all_renamed(tmp_path, monkeypatch):
     assert ids == [f"p{n}{suffix}" for suffix in ("", "_2", "_3") for n in range(60)]
 
 
+@pytest.mark.fault(29)
 @settings(max_examples=30, deadline=None)
 @given(names=st.lists(st.text("a_23", min_size=1, max_size=4), min_size=1, max_size=25))
 def test_renamed_ids_are_unique_and_first_ones_stay(tmp_path_factory, names):
@@ -442,6 +447,7 @@ def test_renamed_ids_are_unique_and_first_ones_stay(tmp_path_factory, names):
 # --- refusals -----------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(25)
 def test_no_record_is_refused(tmp_path):
     error = refusal(tmp_path, b"", b"\n\n")
     assert error.exit_code == 2
@@ -456,6 +462,7 @@ def test_an_empty_file_among_others_is_warned_of(tmp_path, caplog):
     assert "0.fasta: holds no record" in caplog.text
 
 
+@pytest.mark.fault(25)
 def test_only_quarantined_records_are_refused_with_the_counts(tmp_path):
     error = refusal(tmp_path, b">a\n>b\n12345\n>c\n\n")
     assert "none of 3 records can be used (empty: 2, invalid_letters: 1)" in error.message
@@ -521,6 +528,7 @@ def test_a_missing_file_is_refused_before_others_are_read(tmp_path):
     assert "no FASTA file" in refusal(tmp_path).message
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize("kind", [kind for kind in COMPRESS if kind != "plain"])
 def test_a_truncated_archive_leaves_nothing_behind(tmp_path, kind):
     archive = COMPRESS[kind](fasta(proteins(500)))
@@ -583,6 +591,7 @@ def test_a_linked_directory_is_filled_and_the_link_stays(tmp_path):
     assert (tmp_path / "scratch" / "real" / "manifest.json").is_file()
 
 
+@pytest.mark.fault(5)
 def test_a_failure_at_any_step_keeps_the_earlier_result(tmp_path, monkeypatch):
     result = run(tmp_path, b">a\nMKV\n")
     before = result.files
@@ -603,6 +612,7 @@ def test_a_failure_at_any_step_keeps_the_earlier_result(tmp_path, monkeypatch):
         }
 
 
+@pytest.mark.fault(4)
 def test_every_file_and_folder_is_synced(tmp_path, monkeypatch):
     synced = set()
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.add(os.fstat(descriptor).st_ino))
@@ -611,6 +621,7 @@ def test_every_file_and_folder_is_synced(tmp_path, monkeypatch):
     assert {path.stat().st_ino for path in paths} <= synced
 
 
+@pytest.mark.fault(5)
 def test_a_full_disk_is_reported_with_the_spool_file(tmp_path):
     script = (
         "import resource, signal, sys\n"

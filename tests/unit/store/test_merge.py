@@ -147,6 +147,7 @@ def test_files_of_split_and_plan_are_merged(tmp_path: Path) -> None:
     assert len({row["file"] for row in rows}) == 1
 
 
+@pytest.mark.fault(43)
 def test_one_record_of_one_residue(make_sample: Make) -> None:
     sample = make_sample([("only", "", b"M")])
     assert sample.merge()["embedded"] == 1
@@ -159,6 +160,7 @@ def test_sample_of_which_nothing_could_be_embedded(make_sample: Make) -> None:
     assert anndata.read_h5ad(sample.output).shape == (0, 4)
 
 
+@pytest.mark.fault(40)
 def test_number_of_shards_does_not_change_rows(make_sample: Make, tmp_path: Path) -> None:
     records = random_records(30)
     matrices = []
@@ -171,6 +173,7 @@ def test_number_of_shards_does_not_change_rows(make_sample: Make, tmp_path: Path
         assert matrices[0].obs.equals(other.obs)
 
 
+@pytest.mark.fault(43)
 def test_few_open_files_and_small_blocks_give_the_same_rows(
     make_sample: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +234,7 @@ ODD_IDS = [
 ]
 
 
+@pytest.mark.fault(33)
 def test_odd_ids_survive_unchanged_in_obs_and_quarantine(make_sample: Make) -> None:
     records = [(name, f"of {name}", b"M" * (i + 1)) for i, name in enumerate(ODD_IDS)]
     sample = make_sample(records)
@@ -371,6 +375,7 @@ def test_plan_of_other_sequences_makes_the_merge_fail(sample: Sample, change: st
         sample.merge()
 
 
+@pytest.mark.fault(9)
 def test_plans_of_different_parameters_are_refused(sample: Sample) -> None:
     members = sample.members[2]
     plan = make_plan(
@@ -387,6 +392,7 @@ def test_plans_of_different_parameters_are_refused(sample: Sample) -> None:
         sample.merge()
 
 
+@pytest.mark.fault(39)
 @pytest.mark.parametrize("suffix", [".npy", ".json"])
 def test_missing_shard_is_listed(sample: Sample, suffix: str) -> None:
     (sample.embeddings_dir / f"00003{suffix}").unlink()
@@ -394,12 +400,14 @@ def test_missing_shard_is_listed(sample: Sample, suffix: str) -> None:
         sample.merge()
 
 
+@pytest.mark.fault(39)
 def test_extra_plan_is_listed(sample: Sample) -> None:
     (sample.plans_dir / "00004.parquet").write_bytes(b"")
     with pytest.raises(DataError, match=r"1 too many: 00004\.parquet"):
         sample.merge()
 
 
+@pytest.mark.fault(9)
 def test_two_shards_that_changed_names_are_refused(sample: Sample) -> None:
     for suffix in (".npy", ".json"):
         one, two = (sample.embeddings_dir / f"0000{number}{suffix}" for number in (1, 2))
@@ -420,6 +428,7 @@ def test_nan_row_that_no_receipt_lists_is_refused(sample: Sample) -> None:
         sample.merge()
 
 
+@pytest.mark.fault(12)
 def test_older_manifest_is_a_version_error(sample: Sample) -> None:
     path = sample.shards_dir / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 0}))
@@ -427,6 +436,7 @@ def test_older_manifest_is_a_version_error(sample: Sample) -> None:
         sample.merge()
 
 
+@pytest.mark.fault(3)
 def test_failed_merge_leaves_the_earlier_result_and_no_temporary_file(sample: Sample) -> None:
     sample.merge()
     before = (sample.output.read_bytes(), sample.quarantine.read_bytes())

@@ -37,6 +37,7 @@ def test_verified_shard_is_mapped_and_lists_its_quarantined_rows(sample: Sample)
     assert failed == len(sample.failed)
 
 
+@pytest.mark.fault(7)
 def test_one_flipped_bit_is_found_wherever_it_is(sample: Sample) -> None:
     npy = sample.npy("00002")
     whole = npy.read_bytes()
@@ -46,6 +47,7 @@ def test_one_flipped_bit_is_found_wherever_it_is(sample: Sample) -> None:
             verify(sample, "00002")
 
 
+@pytest.mark.fault(8)
 def test_truncated_shard_is_refused(sample: Sample) -> None:
     npy = sample.npy("00001")
     npy.write_bytes(npy.read_bytes()[:-4])
@@ -53,6 +55,7 @@ def test_truncated_shard_is_refused(sample: Sample) -> None:
         verify(sample, "00001")
 
 
+@pytest.mark.fault(8)
 def test_truncated_shard_with_a_fitting_receipt_is_refused(sample: Sample) -> None:
     npy = sample.npy("00001")
     sample.change_array("00001", np.load(npy))
@@ -74,6 +77,7 @@ def _plant(name: str, where: type, value: bool) -> None:
     setattr(where, name, value)
 
 
+@pytest.mark.fault(38)
 @pytest.mark.parametrize("how", ["object_array", "pickle"])
 def test_pickled_npy_is_refused_and_never_run(sample: Sample, how: str) -> None:
     npy = sample.npy("00000")
@@ -88,6 +92,7 @@ def test_pickled_npy_is_refused_and_never_run(sample: Sample, how: str) -> None:
     assert not Planted.ran
 
 
+@pytest.mark.fault(9)
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
@@ -116,6 +121,7 @@ def test_receipt_without_a_field_is_refused(sample: Sample, field: str) -> None:
         verify(sample, "00001")
 
 
+@pytest.mark.fault(12)
 def test_older_receipt_format_is_a_version_error(sample: Sample) -> None:
     sample.change_receipt("00001", format=0)
     with pytest.raises(InputError, match=r"00001.json: embedding receipt has format 0"):
@@ -143,6 +149,7 @@ def test_array_of_integers_or_two_dimensions_is_refused(sample: Sample) -> None:
             verify(sample, "00000")
 
 
+@pytest.mark.fault(9)
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -177,6 +184,7 @@ def test_other_device_or_tokens_per_step_is_only_reported(
     assert "shards differ in tokens_per_step: 64, 8192" in caplog.text
 
 
+@pytest.mark.fault(39)
 def test_missing_and_extra_files_are_listed(
     make_sample: Callable[..., Sample], tmp_path: Path
 ) -> None:

@@ -251,3 +251,81 @@ def test_pooled_bits_do_not_depend_on_neighbours_or_place():
     shifted = torch.tensor([0, 13, 13 + LONGEST, 26 + LONGEST], dtype=torch.int32, device=DEVICE)
     alone = elementwise.pool_mean(mine, ends)[0]
     assert torch.equal(elementwise.pool_mean(moved, shifted)[1], alone)
+
+
+FLOAT8 = pytest.mark.skipif(
+    INTERPRETED or not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9),
+    reason="float8 needs a device of compute capability 8.9",
+)
+
+
+@FLOAT8
+@pytest.mark.parametrize("dim", [320, 1280, 2560, 5120])
+@pytest.mark.parametrize("wide", [False, True])
+def test_layer_norm_in_float8_agrees_with_its_twin(dim, wide):
+    from virnucpro.model.kernels import elementwise
+
+    generator = torch.Generator(DEVICE).manual_seed(dim)
+    x = torch.randn(130, dim, device=DEVICE, generator=generator).bfloat16() * 3
+    weight, bias, shift = torch.randn(3, dim, device=DEVICE, generator=generator).bfloat16()
+    given = (x, weight, bias, 1e-5, shift)
+    normed, (values, scales) = elementwise.layer_norm_float8(*given, wide=wide)
+    expected, (twin, twin_scales) = reference.layer_norm_float8(*given, wide=wide)
+    torch.testing.assert_close(scales, twin_scales, rtol=1e-5, atol=0)
+    assert (normed is None) is not wide
+    if wide:
+        assert torch.equal(normed, elementwise.layer_norm(*given))
+        torch.testing.assert_close(normed, expected, rtol=1e-2, atol=1e-2)
+    # A value between two float8 numbers may go either way when its last bits differ.
+    assert (values.view(torch.uint8) == twin.view(torch.uint8)).float().mean() > 0.999
+
+
+@FLOAT8
+@pytest.mark.parametrize("width", [1280, 5120, 10240, 20480])
+def test_gelu_in_float8_agrees_with_its_twin(width):
+    from virnucpro.model.kernels import elementwise
+
+    generator = torch.Generator(DEVICE).manual_seed(width)
+    x = torch.randn(70, width, device=DEVICE, generator=generator).bfloat16() * 2
+    bias = torch.randn(width, device=DEVICE, generator=generator).bfloat16()
+    x[3] = -100  # nothing is left of it
+    bias[:] = bias.clamp(max=5)
+    values, scales = elementwise.bias_gelu_float8(x, bias)
+    twin, twin_scales = reference.bias_gelu_float8(x, bias)
+    torch.testing.assert_close(scales, twin_scales, rtol=1e-5, atol=0)
+    assert (values.view(torch.uint8) == twin.view(torch.uint8)).float().mean() > 0.999
+
+
+@FLOAT8
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_float8_rows_that_are_not_finite_stay_so(poison):
+    from virnucpro.model.kernels import elementwise
+
+    x = torch.ones(4, 1280, device=DEVICE).bfloat16()
+    x[2, 9] = poison
+    weight = torch.ones(1280, device=DEVICE).bfloat16()
+    for _, scales in (
+        elementwise.layer_norm_float8(x, weight, weight, 1e-5)[1],
+        elementwise.bias_gelu_float8(x, weight),
+    ):
+        assert scales.isfinite().flatten().tolist() == [True, True, False, True]
+
+
+@FLOAT8
+@pytest.mark.parametrize("bias", [False, True])
+def test_float8_product_agrees_with_its_twin_and_ignores_other_rows(bias):
+    from virnucpro.model.kernels.float8 import float8_product
+
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    x, weight = (torch.randn(n, 1280, device=DEVICE, generator=generator) for n in (256, 640))
+    given = torch.randn(640, device=DEVICE, generator=generator).bfloat16() if bias else None
+    rows, scaled = reference.float8_rows(x), reference.float8_rows(weight)
+    got, expected = (torch.zeros(256, 960, device=DEVICE).bfloat16() for _ in range(2))
+    float8_product(rows, scaled, given, out=got[:, :640])
+    reference.float8_product(rows, scaled, given, out=expected[:, :640])
+    assert relative_error(got, expected.double()) < 5e-3
+    assert not got[:, 640:].any()
+    others = torch.cat((x[:100], torch.randn(156, 1280, device=DEVICE, generator=generator)))
+    again = torch.zeros_like(got)
+    float8_product(reference.float8_rows(others), scaled, given, out=again[:, :640])
+    assert torch.equal(again[:100], got[:100])

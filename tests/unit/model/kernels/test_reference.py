@@ -104,3 +104,40 @@ def test_package_imports_and_answers_without_triton():
         "assert reason.startswith('plain torch: '), reason\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_rows_in_float8_are_within_a_sixteenth_of_each_value():
+    x = (
+        torch.randn(50, 300, generator=torch.Generator().manual_seed(0))
+        * torch.logspace(-6, 6, 50)[:, None]
+    )
+    x[7] = 0
+    values, scales = reference.float8_rows(x)
+    assert (values.dtype, scales.shape) == (torch.float8_e4m3fn, (50, 1))
+    back = values.float() * scales
+    assert torch.equal(back[7], x[7])
+    # 3 bits of mantissa; values below 2**-6 of the largest power are on a fixed grid of 2**-9.
+    smallest = scales * 2.0**-10
+    assert ((back - x).abs() <= (x.abs() / 16).maximum(smallest)).all()
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_a_row_that_is_not_finite_stays_so_in_float8_and_spoils_no_other(poison):
+    x = torch.ones(3, 16)
+    x[1, 5] = poison
+    weight = reference.float8_rows(torch.ones(4, 16))
+    product = reference.float8_product(reference.float8_rows(x), weight, out=torch.empty(3, 4))
+    assert not product[1].isfinite().any()
+    assert torch.equal(product[[0, 2]], torch.full((2, 4), 16.0))
+
+
+def test_float8_product_writes_into_columns_of_a_wider_matrix():
+    generator = torch.Generator().manual_seed(1)
+    x, weight = (torch.randn(n, 64, generator=generator) for n in (5, 8))
+    bias, wide = torch.randn(8, generator=generator), torch.zeros(5, 20)
+    rows, scaled = reference.float8_rows(x), reference.float8_rows(weight)
+    reference.float8_product(rows, scaled, bias, out=wide[:, 4:12])
+    exact = x @ weight.t() + bias
+    assert ((wide[:, 4:12] - exact).norm() / exact.norm()) < 0.06
+    assert not wide[:, :4].any()
+    assert not wide[:, 12:].any()

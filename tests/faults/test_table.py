@@ -1,0 +1,18 @@
+"""Every fault has a test, and docs/faults.md says which."""
+
+from tests.faults.table import FAULTS, column, held, written
+
+
+def test_every_fault_has_a_test():
+    assert sorted(held()) == list(FAULTS)
+
+
+def test_the_table_names_the_tests_there_are():
+    assert {number: tests for number, (_, tests) in written().items()} == {
+        number: column(tests) for number, tests in held().items()
+    }, "run `python -m tests.faults.table`"
+
+
+def test_every_row_promises_something():
+    assert list(written()) == list(FAULTS)
+    assert all(len(promise) > 20 for promise, _ in written().values())

@@ -1,0 +1,127 @@
+"""A stand-in for model and engine: the right shapes at once, each row made of its tokens alone."""
+
+import itertools
+import time
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+from tests.unit.embed.builders import random_proteins
+from virnucpro.embed import shard as shard_module
+from virnucpro.embed.engine import Failure, StepResult
+from virnucpro.embed.shard import EmbedOptions, ShardFiles
+from virnucpro.files import write_json
+from virnucpro.formats import BUDGET_FORMAT
+from virnucpro.plan.build import plan_shard
+from virnucpro.sequences.shards import write_shard
+
+DIM = 16
+LONGEST = 120
+CPU = EmbedOptions(device="cpu")
+WEIGHTS = "ab" * 32
+
+
+class Model:
+    device, dtype = torch.device("cpu"), torch.float32
+
+    class attend:
+        name = "imaginary"
+
+    def resolve_layer(self, layer):
+        return layer % 7
+
+
+class Engine:
+    """Computes nothing. `before` is called with each step's number as the step is launched."""
+
+    before = staticmethod(lambda _number: None)
+    seconds = 0.0
+    launched = 0
+
+    def __init__(self, _model, shape, layers, _exact):
+        self.shape, self.layers = shape, layers
+
+    def stream(self, batches):
+        waiting = None  # as the real one: a step is under way while the one before is handed out
+        for batch in batches:
+            Engine.before(Engine.launched)
+            Engine.launched += 1
+            time.sleep(Engine.seconds)
+            if waiting is not None:
+                yield waiting, self.result(waiting)
+            waiting = batch
+        if waiting is not None:
+            yield waiting, self.result(waiting)
+
+    def result(self, batch):
+        bounds, tokens = batch["cu_seqlens"].tolist(), batch["input_ids"].numpy()
+        rows = [
+            np.random.default_rng(zlib.crc32(tokens[start:end].tobytes())).random(
+                (len(self.layers), DIM), np.float32
+            )
+            for start, end in itertools.pairwise(bounds)
+        ]
+        rounding = np.float32(1e-6 * self.shape.tokens)  # another T, other last bits
+        result = StepResult(np.stack(rows) + rounding)
+        for index, row in enumerate(result.pooled):
+            if row[0, 0] < 0.02:  # some sequences cannot be embedded
+                row[:] = np.nan
+                result.failures.append(Failure(index, "not_finite", "NaN or infinity"))
+        result.recomputed = len(result.failures)
+        result.splits = int(result.pooled[0, 0, 1] < 0.1)
+        return result
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    """Let `embed_shard` run without a model."""
+    monkeypatch.setattr(shard_module, "Engine", Engine)
+    monkeypatch.setattr(shard_module, "_load_model", lambda *_: Model())
+    monkeypatch.setattr(Engine, "launched", 0)
+    monkeypatch.setattr(Engine, "before", staticmethod(lambda _number: None))
+    monkeypatch.setattr(Engine, "seconds", 0.0)
+    return Engine
+
+
+def make_files(folder, count=300, token_budget=256, out="out"):
+    """A shard and its plan, and the budget of a device that is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = ShardFiles(
+        shard=folder / "00000.fasta",
+        plan=folder / "00000.parquet",
+        weights=folder / "weights",
+        model_receipt=folder / "model.json",
+        budget=folder / "budget.json",
+        embeddings=folder / out / "00000.npy",
+        receipt=folder / out / "00000.json",
+        trace=folder / out / "00000.trace.tsv",
+    )
+    write_shard(files.shard, random_proteins(count))
+    plan_shard(
+        files.shard,
+        files.plan,
+        folder / "00000.json",
+        token_budget=token_budget,
+        max_sequence_length=LONGEST,
+    )
+    receipt = {"name": "imaginary", "weights_sha256": WEIGHTS, "demo": True, "dim": DIM}
+    write_json(files.model_receipt, receipt)
+    budget = {
+        "model": "imaginary",
+        "weights_sha256": WEIGHTS,
+        "device": "cpu",
+        "dtype": "float32",
+        "backend": "imaginary",
+        "tokens_per_step": token_budget,
+        "bytes_per_token": None,
+        "tokens_per_second": 1.0,
+    }
+    write_json(files.budget, {"format": BUDGET_FORMAT, **budget})
+    return files
+
+
+def bytes_of(files):
+    """What must not depend on what happened on the way: array and receipt."""
+    return files.embeddings.read_bytes(), files.receipt.read_bytes()

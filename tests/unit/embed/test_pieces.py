@@ -1,0 +1,278 @@
+"""A job that is killed in the middle of a shard continues from its pieces, to the same bytes."""
+
+import csv
+import dataclasses
+import os
+import random
+import shutil
+import signal
+
+import pytest
+
+from tests.unit.embed.fast import CPU, DIM, bytes_of, fast, make_files
+from virnucpro import files as files_module
+from virnucpro.embed import pieces as pieces_module
+from virnucpro.embed.pieces import pieces_directory
+from virnucpro.embed.shard import embed_shard
+from virnucpro.errors import DataError
+from virnucpro.files import read_json
+
+__all__ = ["fast"]
+
+STEPS = 90  # at least, of the shard below
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    monkeypatch.setattr(pieces_module, "_SECONDS", 0.0)
+
+
+@pytest.fixture
+def files(tmp_path, fast):
+    return make_files(tmp_path / "shard")
+
+
+@pytest.fixture
+def undisturbed(files, tmp_path, fast):
+    """The files of a run to which nothing happened."""
+    calm = dataclasses.replace(
+        files,
+        embeddings=tmp_path / "calm" / "00000.npy",
+        receipt=tmp_path / "calm" / "00000.json",
+        trace=tmp_path / "calm" / "00000.trace.tsv",
+    )
+    embed_shard(calm, CPU)
+    assert fast.launched > STEPS
+    fast.launched = 0
+    return calm
+
+
+class StopError(Exception):
+    """What ends a run in the middle."""
+
+
+def stop_at(number):
+    def before(launched):
+        if launched == number:
+            raise StopError
+
+    return staticmethod(before)
+
+
+def stop_run(files, fast, number, options=CPU):
+    """Run until a step is launched; gives how many pieces are left."""
+    fast.before = stop_at(number)
+    with pytest.raises(StopError):
+        embed_shard(files, options)
+    fast.before = staticmethod(lambda _number: None)
+    fast.launched = 0
+    return sorted(pieces_directory(files.embeddings).glob("*"))
+
+
+def read_trace(files):
+    with files.trace.open(newline="") as handle:
+        return list(csv.DictReader(handle, delimiter="\t"))
+
+
+def assert_same(files, undisturbed):
+    assert bytes_of(files) == bytes_of(undisturbed)
+    trace, calm = read_trace(files), read_trace(undisturbed)
+    untimed = ("step", "items", "tokens", "note")
+    assert [[line[name] for name in untimed] for line in trace] == [
+        [line[name] for name in untimed] for line in calm
+    ]
+    assert sorted(os.listdir(files.receipt.parent)) == [
+        "00000.json",
+        "00000.npy",
+        "00000.trace.tsv",
+    ]
+
+
+@pytest.mark.fault(1, 14)
+@pytest.mark.parametrize("number", [1, 2, 50, STEPS])
+def test_a_run_that_ended_in_the_middle_continues_with_the_step_after(
+    files, undisturbed, fast, number
+):
+    stop_run(files, fast, number)
+    assert not files.embeddings.exists()
+    embed_shard(files, CPU)
+    steps = read_json(files.receipt)["steps"]
+    # the step under way when the run ended had been launched, and its result was not fetched
+    assert fast.launched == steps - max(number - 1, 0)
+    assert_same(files, undisturbed)
+
+
+@pytest.mark.fault(1)
+def test_quarantined_rows_retries_and_recomputed_rows_survive(files, undisturbed, fast):
+    receipt = read_json(undisturbed.receipt)
+    assert len(receipt["quarantined"]) > 1
+    assert receipt["retries"] > 1
+    stop_run(files, fast, STEPS)
+    assert embed_shard(files, CPU) == receipt
+
+
+@pytest.mark.fault(1)
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_kill_costs_at_most_two_percent_of_the_shard(tmp_path, fast, share):
+    files = make_files(tmp_path / "shard", count=1000)
+    budget = read_json(files.plan.with_suffix(".json"))
+    total = budget["batches"]
+    fast.seconds = 0.004
+    kill_at = int(share * total)
+
+    def before(launched):
+        if launched == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if not child:
+        fast.before = staticmethod(before)
+        embed_shard(files, CPU)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert not files.embeddings.exists()
+    files_module._sweep.cache_clear()  # the test's process has seen this folder, a new one has not
+    fast.seconds = 0.0
+    embed_shard(files, CPU)
+    twice = kill_at + fast.launched - total
+    assert 0 <= twice <= 0.02 * total, f"{twice} of {total} steps were computed twice"
+    # neither the killed run's temporary array nor its pieces are left
+    assert len(os.listdir(files.receipt.parent)) == 3
+
+
+@pytest.mark.fault(7, 8)
+@pytest.mark.parametrize("seed", range(6))
+def test_damaged_piece_is_named_and_only_its_steps_are_computed_again(
+    files, undisturbed, fast, seed, caplog
+):
+    found = stop_run(files, fast, STEPS)
+    rng = random.Random(seed)
+    piece = rng.choice(found)
+    content = bytearray(piece.read_bytes())
+    place = rng.randrange(len(content))
+    if seed % 2:
+        content[place] ^= 1 << rng.randrange(8)
+    else:
+        del content[place:]
+    piece.write_bytes(content)
+    steps = 1 + int(piece.stem[9:]) - int(piece.stem[:8])
+    embed_shard(files, CPU)
+    assert str(piece) in caplog.text
+    assert fast.launched == read_json(files.receipt)["steps"] - (STEPS - 1) + steps
+    assert_same(files, undisturbed)
+
+
+@pytest.mark.fault(9)
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"output_dtype": "float16"}, "dtype"),
+        ({"layers": (1, -1)}, "requested_layers"),
+        ({"dtype": "bfloat16"}, "compute_dtype"),
+    ],
+)
+def test_pieces_of_another_request_are_not_used(files, fast, change, named, caplog):
+    stop_run(files, fast, STEPS)
+    receipt = embed_shard(files, dataclasses.replace(CPU, **change))
+    assert f"made with another {named}" in caplog.text
+    assert fast.launched == receipt["steps"]
+
+
+@pytest.mark.fault(9)
+def test_pieces_of_another_plan_are_not_used(files, fast, caplog):
+    stop_run(files, fast, STEPS)
+    make_files(files.shard.parent, count=280)
+    receipt = embed_shard(files, CPU)
+    assert "made with another plan_hash" in caplog.text
+    assert fast.launched == receipt["steps"]
+
+
+@pytest.mark.fault(9)
+def test_piece_with_the_rows_of_other_steps_is_not_used(files, undisturbed, fast, monkeypatch):
+    """As one would be that another version of the packing code had written."""
+    honest = pieces_module.asdict
+
+    def shifted(step):
+        return honest(step) | {"number": step.number + 1}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pieces_module, "asdict", shifted)
+        stop_run(files, fast, STEPS)
+    embed_shard(files, CPU)
+    assert fast.launched == read_json(files.receipt)["steps"]
+    assert_same(files, undisturbed)
+
+
+@pytest.mark.fault(14)
+def test_lower_limit_of_a_retry_does_not_cost_the_pieces(files, undisturbed, fast, caplog):
+    """Snakemake halves the token budget at each retry, whatever ended the attempt before."""
+    stop_run(files, fast, STEPS)
+    receipt = embed_shard(files, dataclasses.replace(CPU, token_budget=130))
+    assert receipt["tokens_per_step"] == 256
+    assert_same(files, undisturbed)
+
+
+@pytest.mark.fault(1)
+def test_run_may_be_ended_again_and_again(files, undisturbed, fast):
+    for number in (30, 20, 10, 5, 1):
+        stop_run(files, fast, number)
+    embed_shard(files, CPU)
+    assert_same(files, undisturbed)
+
+
+@pytest.mark.fault(5)
+def test_pieces_that_cannot_be_written_cost_the_run_nothing(
+    files, undisturbed, fast, monkeypatch, caplog
+):
+    def full(*_arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pieces_module, "write_bytes", full)
+    embed_shard(files, CPU)
+    assert "a piece is not kept" in caplog.text
+    assert bytes_of(files) == bytes_of(undisturbed)
+
+
+@pytest.mark.fault(41)
+def test_deleted_folder_ends_the_run_early(files, fast):
+    def before(launched):
+        if launched == 10:
+            shutil.rmtree(files.embeddings.parent, ignore_errors=True)
+
+    fast.before = staticmethod(before)
+    with pytest.raises(DataError, match="deleted meanwhile"):
+        embed_shard(files, CPU)
+    assert fast.launched < 20
+
+
+@pytest.mark.fault(13)
+@pytest.mark.parametrize("budget", [None, 130])
+def test_first_of_two_jobs_of_one_shard_stays(
+    files, undisturbed, fast, budget, caplog, monkeypatch
+):
+    """A requeued job ends while the old one still computes; the old one ends later."""
+    monkeypatch.setattr(pieces_module, "_SECONDS", 3600.0)  # the two see nothing of each other
+    bytes_then = []
+
+    def before(launched):
+        if launched == STEPS:
+            fast.before = staticmethod(lambda _number: None)
+            embed_shard(files, dataclasses.replace(CPU, token_budget=budget))
+            bytes_then.extend(bytes_of(files))
+
+    fast.before = staticmethod(before)
+    caplog.set_level("INFO")
+    receipt = embed_shard(files, CPU)
+    assert list(bytes_of(files)) == bytes_then
+    assert receipt == read_json(files.receipt)
+    assert "its result stays" in caplog.text
+    assert ("has other bits" in caplog.text) == (budget is not None)
+    assert len(os.listdir(files.receipt.parent)) == 3
+
+
+def test_rows_of_a_piece_have_the_shape_of_the_array(files, fast):
+    found = stop_run(files, fast, STEPS)
+    with found[0].open("rb") as handle:
+        assert len(handle.readline()) == 65
+        handle.readline()
+        assert len(handle.read()) % (4 * DIM) == 0

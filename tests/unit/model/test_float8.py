@@ -1,0 +1,48 @@
+"""The float8 model on a CPU, by its kernels' twins; on a GPU see tests/gpu."""
+
+import pytest
+import torch
+
+from tests.unit.embed.builders import random_state
+from virnucpro.errors import InputError
+from virnucpro.model.config import ModelConfig
+from virnucpro.model.devices import dtype_name, select_dtype
+from virnucpro.model.esm2 import PackedESM2
+from virnucpro.model.float8 import Float8ESM2
+
+CONFIG = ModelConfig("demo", 6, 320, 20)
+
+
+@pytest.fixture(scope="module")
+def models():
+    state = random_state(CONFIG)
+    return PackedESM2.from_state_dict(CONFIG, state), Float8ESM2.from_state_dict(CONFIG, state)
+
+
+def test_float8_is_close_to_float32_and_not_the_same(models):
+    lengths = torch.tensor([40, 3, 90])
+    bounds = torch.cat((torch.zeros(1, dtype=torch.long), lengths.cumsum(0))).int()
+    tokens = torch.randint(4, 24, (133,), generator=torch.Generator().manual_seed(0))
+    positions = torch.cat([torch.arange(n) for n in lengths])
+    exact, coarse = (model(tokens, positions, bounds, 90, [3, -1])[6].float() for model in models)
+    cosines = torch.cosine_similarity(exact, coarse, dim=1)
+    assert 0.99 < float(cosines.min()) < 0.99999
+
+
+def test_name_and_memory_are_those_of_float8(models):
+    exact, coarse = models
+    assert (coarse.precision, dtype_name(torch.float8_e4m3fn)) == ("float8", "float8")
+    assert (exact.precision, coarse.dtype) == ("float32", torch.bfloat16)
+    kept = {name for name, _ in coarse.layers[0].named_parameters()}
+    assert kept.isdisjoint({"fc1.weight", "fc2.weight"})
+    assert coarse.layers[0].qkv_proj.weight.shape == (320, 320)
+
+
+def test_a_device_without_float8_refuses_it():
+    with pytest.raises(InputError, match="float8 cannot run on cpu"):
+        select_dtype("float8", torch.device("cpu"))
+
+
+def test_another_dtype_is_refused():
+    with pytest.raises(ValueError, match="float8_e4m3fn"):
+        Float8ESM2.from_state_dict(CONFIG, random_state(CONFIG), dtype=torch.float16)

@@ -1,0 +1,209 @@
+"""Durable pieces of a shard that is being embedded, from which a killed job continues.
+
+A piece is a file with the rows of some finished steps. Pieces lie in a hidden directory beside the
+shard's outputs, where Snakemake, which deletes the declared outputs of a job that failed, leaves
+them alone. They are written by a thread of their own, so that the device never waits for a disk,
+and removed once the shard is complete.
+
+A piece is used again when its hash is right and it was made for the same request: the same plan,
+weights, dtypes, layers, device and versions. It also fixes T, the tokens of a step, for the rest of
+the shard: the batches, and so the bits, are then those of a run that was never disturbed, whatever
+limit this attempt was started with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from virnucpro.embed.output import ShardOutput, StepRecord
+from virnucpro.errors import DataError
+from virnucpro.files import remove, write_bytes
+
+__all__ = ["Pieces", "pieces_directory"]
+
+logger = logging.getLogger(__name__)
+
+_SHARE = 0.01  # of the shard's tokens: what a kill may cost, with the step or two under way
+_SECONDS = 1.0  # between two pieces at least; a shard of seconds needs none
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A piece that was read and verified.
+
+    Attributes:
+        path: its file.
+        tokens_per_step: T of its steps.
+        steps: what was noted of each step.
+        values: [rows of all steps, layers, dim], as in the shard's array.
+    """
+
+    path: Path
+    tokens_per_step: int
+    steps: list[StepRecord]
+    values: np.ndarray
+
+
+def pieces_directory(embeddings: Path) -> Path:
+    """Give the directory of the pieces of a shard, beside its array."""
+    return embeddings.with_name(f".{embeddings.stem}.pieces")
+
+
+class Pieces:
+    """The pieces of one shard.
+
+    Args:
+        directory: where they are, or will be.
+        request: everything that the values depend on, beside T; JSON.
+        shape: of a row, [layers, dim].
+        dtype: of the shard's array.
+
+    Attributes:
+        tokens_per_step: T of the pieces that were found; None where there are none.
+    """
+
+    def __init__(
+        self, directory: Path, request: dict[str, Any], shape: tuple[int, int], dtype: str
+    ) -> None:
+        self._directory = directory
+        self._request = json.loads(json.dumps(request))
+        self._shape, self._dtype = shape, np.dtype(dtype)
+        first = next(self._read_all(), None)
+        self.tokens_per_step = first.tokens_per_step if first else None
+
+    def restore(self, output: ShardOutput, rows: Sequence[np.ndarray], tokens: int) -> list[int]:
+        """Write what was found into the output.
+
+        Args:
+            output: the shard's output; nothing is in it yet.
+            rows: for each step of the shard, the rows of its sequences.
+            tokens: T, the tokens of a step.
+
+        Returns:
+            The numbers of the steps that remain to be computed, in order.
+        """
+        done: set[int] = set()
+        for piece in self._read_all():
+            fits = piece.tokens_per_step == tokens and all(
+                step.number < len(rows)
+                and step.number not in done
+                and np.array_equal(rows[step.number], step.rows)
+                for step in piece.steps
+            )
+            if not fits:
+                self._drop(piece.path, "its steps are not this shard's")
+                continue
+            ends = np.cumsum([len(step.rows) for step in piece.steps])[:-1]
+            for step, values in zip(piece.steps, np.split(piece.values, ends), strict=True):
+                output.take(step, values)
+                done.add(step.number)
+        if done:
+            logger.info(
+                "continuing at %d tokens a step: %d of %d steps are in pieces of an earlier run",
+                *(tokens, len(done), len(rows)),
+            )
+        return [number for number in range(len(rows)) if number not in done]
+
+    @contextlib.contextmanager
+    def keep(
+        self, output: ShardOutput, tokens_per_step: int, total_tokens: int
+    ) -> Iterator[Callable[[StepRecord], None]]:
+        """Give a function that takes each step that is done; a piece is written now and then.
+
+        However the block ends, by an error or a signal too, what is done is written.
+
+        Args:
+            output: the shard's output, which holds the values of the steps.
+            tokens_per_step: T.
+            total_tokens: of the whole shard.
+
+        Raises:
+            DataError: the folder of the outputs was deleted meanwhile.
+        """
+        pending: list[StepRecord] = []
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="pieces") as writer:
+
+            def cut() -> Future[None]:
+                steps = pending.copy()
+                pending.clear()
+                return writer.submit(self._write, output, steps, tokens_per_step)
+
+            writing, last = writer.submit(lambda: None), time.monotonic()
+
+            def take(step: StepRecord) -> None:
+                nonlocal writing, last
+                pending.append(step)
+                enough = sum(step.tokens for step in pending) >= _SHARE * total_tokens
+                if not enough or time.monotonic() - last < _SECONDS:
+                    return
+                if not output.path.exists():
+                    raise DataError("the folder was deleted meanwhile", path=output.path.parent)
+                if writing.done():  # a slow disk gets fewer and larger pieces
+                    writing.result()
+                    writing, last = cut(), time.monotonic()
+
+            try:
+                yield take
+            finally:
+                if pending and output.path.exists():
+                    cut().result()
+
+    def _write(self, output: ShardOutput, steps: list[StepRecord], tokens_per_step: int) -> None:
+        """Write a piece. The run goes on without it where that fails: its own output is whole."""
+        rows = [row for step in steps for row in step.rows]
+        header = {
+            "request": self._request,
+            "tokens_per_step": tokens_per_step,
+            "steps": [asdict(step) for step in steps],
+        }
+        body = json.dumps(header).encode() + b"\n" + output.array[rows].tobytes()
+        name = f"{steps[0].number:08d}-{steps[-1].number:08d}.piece"
+        try:
+            write_bytes(
+                self._directory / name, hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+            )
+        except OSError as error:
+            logger.warning("a piece is not kept, a kill would cost its steps: %s", error)
+
+    def _read_all(self) -> Iterator[_Piece]:
+        """Read the pieces one by one; those that cannot be used are removed."""
+        for path in sorted(self._directory.glob("*.piece")):
+            try:
+                yield self._read(path)
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                self._drop(path, str(error))
+
+    def _read(self, path: Path) -> _Piece:
+        """Read a piece and verify it; every way in which it is not usable is an exception."""
+        digest, _, body = path.read_bytes().partition(b"\n")
+        if hashlib.sha256(body).hexdigest().encode() != digest:
+            raise ValueError("it is damaged: its sha256 is another")
+        text, _, values = body.partition(b"\n")
+        header = json.loads(text)
+        differing = [
+            key
+            for key in sorted(self._request.keys() | header["request"].keys())
+            if self._request.get(key) != header["request"].get(key)
+        ]
+        if differing:
+            raise ValueError(f"it was made with another {', '.join(differing)}")
+        steps = [StepRecord(**step) for step in header["steps"]]
+        array = np.frombuffer(values, self._dtype).reshape(-1, *self._shape)
+        if len(array) != sum(len(step.rows) for step in steps):
+            raise ValueError("it has other rows than it says")
+        return _Piece(path, int(header["tokens_per_step"]), steps, array)
+
+    def _drop(self, path: Path, why: str) -> None:
+        logger.warning("%s is not used, its steps are computed again: %s", path, why)
+        remove(path)
