@@ -52,11 +52,6 @@ class PackedLayer(nn.Module):
         """The norm before attention and the one before the feed-forward block."""
         return self.self_attn_layer_norm, self.final_layer_norm
 
-    @property
-    def residual_biases(self) -> tuple[Tensor, Tensor]:
-        """The biases of the two products that add to the residual stream."""
-        return self.out_proj.bias, self.fc2.bias
-
 
 class PackedESM2(nn.Module):
     """ESM-2 for packed batches.
@@ -240,8 +235,12 @@ class PackedESM2(nn.Module):
         The products that end a block add to the residual stream in place, without their biases;
         the stream plus the sum of the biases so far is what fair-esm has there.
         """
-        biases = [bias for layer in self._layers() for bias in layer.residual_biases]
-        return torch.stack([bias.float() for bias in biases]).cumsum(dim=0)
+        biases = [bias for layer in self._layers() for bias in self._residual_biases(layer)]
+        return torch.stack(biases).cumsum(dim=0)
+
+    def _residual_biases(self, layer: PackedLayer) -> tuple[Tensor, Tensor]:
+        """Give what a layer's two blocks add to every row of the residual stream, float32."""
+        return layer.out_proj.bias.float(), layer.fc2.bias.float()
 
     def _norm(self, number: int) -> tuple[Tensor, Tensor, float, Tensor | None]:
         """Give weight, bias, epsilon and running biases of a layer norm, in the order of use."""

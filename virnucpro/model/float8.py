@@ -45,6 +45,16 @@ class Float8ESM2(PackedESM2):
             _scale_weights(layer)
         return model
 
+    def _residual_biases(self, layer: PackedLayer) -> tuple[Tensor, Tensor]:
+        """Give what a layer's two blocks add to every row of the residual stream, float32.
+
+        The weights of attention sum to one, so the bias of the values passes through it unchanged,
+        and the projection makes of it one more constant.
+        """
+        attention, feed_forward = super()._residual_biases(layer)
+        values = layer.qkv_proj.bias[2 * self.config.dim :].float()
+        return attention + layer.out_proj.weight.float() @ values, feed_forward
+
     @property
     def precision(self) -> str:
         """The name of what the model computes in, as in the configuration and in receipts."""
@@ -55,9 +65,9 @@ class Float8ESM2(PackedESM2):
         h, rows = self.kernels.layer_norm_float8(x, *self._norm(number))
         qkv = x.new_empty(len(x), 3 * self.config.dim)
         split = 2 * self.config.dim
-        bias = layer.qkv_proj.bias
-        self.kernels.float8_product(rows, layer.float8["qk"], bias[:split], out=qkv[:, :split])
-        torch.addmm(bias[split:], h, layer.qkv_proj.weight.t(), out=qkv[:, split:])
+        bias = layer.qkv_proj.bias[:split]  # that of the values is in the running biases
+        self.kernels.float8_product(rows, layer.float8["qk"], bias, out=qkv[:, :split])
+        torch.mm(h, layer.qkv_proj.weight.t(), out=qkv[:, split:])
         return qkv
 
     def _feed_forward(self, layer: PackedLayer, x: Tensor, number: int) -> None:

@@ -98,7 +98,7 @@ def float8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     largest = x.float().abs().amax(dim=1, keepdim=True)
     scales = torch.where(largest == 0, 1.0, largest / torch.finfo(torch.float8_e4m3fn).max)
-    return (x.float() / scales).to(torch.float8_e4m3fn), scales
+    return (x.float() * (1 / scales)).to(torch.float8_e4m3fn), scales
 
 
 def layer_norm_float8(

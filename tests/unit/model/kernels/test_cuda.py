@@ -274,7 +274,6 @@ def test_layer_norm_in_float8_agrees_with_its_twin(dim, wide):
     torch.testing.assert_close(scales, twin_scales, rtol=1e-5, atol=0)
     assert (normed is None) is not wide
     if wide:
-        assert torch.equal(normed, elementwise.layer_norm(*given))
         torch.testing.assert_close(normed, expected, rtol=1e-2, atol=1e-2)
     # A value between two float8 numbers may go either way when its last bits differ.
     assert (values.view(torch.uint8) == twin.view(torch.uint8)).float().mean() > 0.999
