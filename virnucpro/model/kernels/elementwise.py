@@ -114,7 +114,9 @@ def _launch_layer_norm(
     """Normalise each row, and write it to what is given."""
     tokens, dim = _rows(x)
     columns = triton.next_power_of_2(dim)
-    rows = max(1, _NORM_ELEMENTS // columns)
+    rows, warps = max(1, _NORM_ELEMENTS // columns), 4
+    if float8 is not None:  # one reduction more: fewer warps wait for one another
+        rows, warps = max(2, rows), max(1, columns // 2048)
     _layer_norm_kernel[(triton.cdiv(tokens, rows),)](
         x,
         x if out is None else out,
@@ -131,7 +133,7 @@ def _launch_layer_norm(
         FLOAT8=float8 is not None,
         float8_ptr=x if float8 is None else float8[0],
         scale_ptr=x if float8 is None else float8[1],
-        num_warps=8 if columns >= 4096 else 4,
+        num_warps=warps,
     )
 
 
@@ -237,7 +239,7 @@ def bias_gelu_float8(x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         DIM=dim,
         HEAD=head,
         TAIL=triton.next_power_of_2(max(dim - head, 1)),
-        num_warps=min(max(head // 1024, 1), 8),
+        num_warps=min(max(head // 1024, 1), 16),
     )
     return rows
 
