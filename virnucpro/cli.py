@@ -1,6 +1,7 @@
 """The command line: each command is a thin layer over one function.
 
-The commands stand in the order of the data's way. They print to standard error only, and end with
+The commands stand in the order of the data's way. What uses torch is imported inside the command: a
+GPU is claimed before that. They print to standard error only, and end with
 0 (done), 1 (failed), 2 (bad input or usage), or 143 (ended by SIGTERM).
 """
 
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 import click
 
 from virnucpro import __version__, formats, log
+from virnucpro.embed.device_lock import claim_device
 from virnucpro.errors import VirnucproError
 
 __all__ = ["cli", "main"]
@@ -145,6 +147,7 @@ def model_verify(weights: Path, receipt: Path) -> None:
 @_format_option("token budget", formats.BUDGET_FORMAT)
 def budget(weights: Path, receipt: Path, out: Path, **options: Any) -> None:
     """Measure how many tokens a step should compute on this device."""
+    options["device"] = claim_device(options["device"])
     from virnucpro.embed.budget import write_measured_budget
 
     write_measured_budget(weights, receipt, out, **options)
@@ -173,6 +176,7 @@ def budget(weights: Path, receipt: Path, out: Path, **options: Any) -> None:
 @_format_option("embeddings", formats.EMBED_FORMAT)
 def embed(**given: Any) -> None:
     """Run ESM-2 over a planned shard and write one vector a sequence."""
+    given["device"] = claim_device(given["device"])
     from virnucpro.embed.shard import EmbedOptions, ShardFiles, embed_shard
 
     names = ShardFiles.__dataclass_fields__

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from virnucpro.embed.device_lock import claimed
 from virnucpro.embed.engine import Failure, StepResult
 from virnucpro.errors import DataError
 from virnucpro.files import reserve
@@ -69,7 +70,9 @@ class ShardOutput:
         self._retries += result.splits
         self._recomputed += result.recomputed
         peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-        notes = [f"split {result.splits}"] if result.splits else []
+        claim = None if self._trace else claimed()
+        notes = [f"GPU {claim}"] if claim else []
+        notes += [f"split {result.splits}"] if result.splits else []
         notes += [f"float32 {result.recomputed}"] if result.recomputed else []
         self._trace.append(
             (
