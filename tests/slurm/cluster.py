@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 PROGRAMS = (
     "munged",
@@ -71,6 +72,16 @@ def missing_programs() -> list[str]:
     return [name for name in PROGRAMS if shutil.which(name) is None]
 
 
+class Job(NamedTuple):
+    """A job in the queue: what it asked for by --gpus stands per job, by --gres per node."""
+
+    number: str
+    state: str
+    comment: str
+    gpus: str
+    gres: str
+
+
 @dataclass
 class Cluster:
     """A running SLURM.
@@ -87,17 +98,16 @@ class Cluster:
         """Run one of SLURM's commands; give what it prints."""
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    def jobs(self) -> list[tuple[str, str, str, str]]:
-        """The jobs in the queue: number, state, comment, and what they asked for of GPUs."""
-        lines = self.run("squeue", "--noheader", "-O", "JobID:|,State:|,Comment:|,tres-alloc:|")
-        return [tuple(map(str.strip, line.split("|")[:4])) for line in lines.splitlines()]
+    def jobs(self) -> list["Job"]:
+        """The jobs in the queue."""
+        columns = "JobID:|,State:|,Comment:|,tres-per-job:|,tres-per-node:|"
+        lines = self.run("squeue", "--noheader", "-O", columns).splitlines()
+        return [Job(*map(str.strip, line.split("|")[:5])) for line in lines]
 
-    def running(self, rule: str) -> list[str]:
-        """The numbers of a rule's running jobs."""
+    def running(self, rule: str) -> list["Job"]:
+        """A rule's running jobs."""
         return [
-            number
-            for number, state, comment, _ in self.jobs()
-            if state == "RUNNING" and f"rule_{rule}" in comment
+            job for job in self.jobs() if job.state == "RUNNING" and f"rule_{rule}" in job.comment
         ]
 
     def start(self, name: str, *arguments: object) -> None:
@@ -124,6 +134,12 @@ class Cluster:
         for pid in [*steps, *descendants(steps)]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+    def hurry(self) -> None:
+        """Let the jobs of a failed node start at once: SLURM holds them back for two minutes."""
+        for job in self.jobs():
+            if job.state == "PENDING":
+                self.run("scontrol", "update", f"JobId={job.number}", "StartTime=now")
 
     def end(self) -> None:
         """End the daemons and all that is left of the jobs."""

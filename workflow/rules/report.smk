@@ -13,8 +13,8 @@ rule plan_report:
     conda:
         "../../envs/virnucpro.yaml"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=grows_with_attempt(4000),
+        runtime=grows_with_attempt(60),
         cache_dir=lookup(within=config, dpath="cache_dir"),
     params:
         shards=folder_of("manifest"),
@@ -66,8 +66,8 @@ rule report:
     conda:
         "../../envs/virnucpro.yaml"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=grows_with_attempt(4000),
+        runtime=grows_with_attempt(60),
     params:
         shards=folder_of("manifest"),
         plans=folder_of("plans"),
