@@ -232,12 +232,23 @@ def report() -> None:
 @click.option("--tsv", "tsv_path", required=True, type=_file)
 @click.option("--records", type=_file, help="Records, to count what duplicates save.")
 @click.option("--cache-dir", type=_directory, help="Where measured rates are kept.")
+@click.option("--model", help="Name of the model: adds GPU hours, wall time and disk space.")
+@click.option("--layers", type=int, multiple=True, default=(-1,), show_default=True)
+@click.option("--output-dtype", default="float32", show_default=True)
 @_format_option("report", formats.REPORT_FORMAT)
-def report_plans(**options: Any) -> None:
-    """Sum the plans of all shards: efficiency and estimated time, before a GPU is taken."""
+def report_plans(
+    model: str | None, layers: tuple[int, ...], output_dtype: str, **options: Any
+) -> None:
+    """Sum the plans of all shards: efficiency and estimated cost, before a GPU is taken."""
+    from virnucpro.model.config import KNOWN_MODELS
+    from virnucpro.store.cost import Wanted
     from virnucpro.store.report import plans_report
 
-    plans_report(**options)
+    wanted = None
+    if model is not None:
+        known = KNOWN_MODELS.get(model)
+        wanted = Wanted(model, known.dim if known else None, len(layers), output_dtype)
+    plans_report(**options, wanted=wanted)
 
 
 @report.command("run")
@@ -249,6 +260,7 @@ def report_plans(**options: Any) -> None:
 @click.option("--json", "json_path", required=True, type=_file)
 @click.option("--tsv", "tsv_path", required=True, type=_file)
 @click.option("--figures", "figures_dir", required=True, type=_directory)
+@click.option("--cache-dir", type=_directory, help="Where measured rates are kept.")
 @_format_option("report", formats.REPORT_FORMAT)
 def report_run(**options: Any) -> None:
     """Compare plan and run, with figures."""

@@ -20,7 +20,7 @@ FORMATS = {
     "budget": 1,
     "embed": 1,
     "merge": 1,
-    "report": 1,
+    "report": 2,
 }
 
 # The models that have a name; virnucpro.model.config knows their shapes.
@@ -295,7 +295,9 @@ def step_tokens(wildcards, input, attempt):
         tokens = json.loads(Path(input.budget).read_text())["tokens_per_step"]
     else:
         tokens = config["plan"]["token_budget"]
-    return max(tokens // 2 ** max(attempt - 2, 0), config["plan"]["max_sequence_length"] + 2)
+    return max(
+        tokens // 2 ** max(attempt - 2, 0), config["plan"]["max_sequence_length"] + 2
+    )
 
 
 def gpus():
