@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 LOCK_VENV := .cache/lock-venv
 
-.PHONY: run plans test lint lock clean
+.PHONY: run plans test test-slurm lint lock clean
 
 # Embed the configured samples (as shipped: the example) and say where the results are.
 run: $(READY)
@@ -21,6 +21,13 @@ plans: $(READY)
 
 test: $(READY)
 	$(BIN)/pytest
+
+# The shipped profiles on a real SLURM of one node with two imaginary GPUs. Needs root, and Debian or
+# Ubuntu for what is not installed yet; the system's own SLURM, if there is one, is not touched.
+test-slurm: $(READY)
+	(command -v slurmctld && command -v slurmd && command -v munged) >/dev/null \
+	  || (apt-get update -qq && apt-get install -qq -y --no-install-recommends slurm-wlm munge)
+	$(BIN)/pytest -m slurm -p no:cacheprovider tests/slurm
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -40,7 +47,7 @@ $(READY): requirements.lock pyproject.toml
 # tag such as +cpu is cut off, so that the same lock installs the build for the machine's devices.
 lock:
 	$(PYTHON) -m venv --clear $(LOCK_VENV)
-	$(LOCK_VENV)/bin/python -m pip install torch==2.13.0 -e '.[workflow,test,lint]'
+	$(LOCK_VENV)/bin/python -m pip install torch==2.13.0 -e '.[workflow,cluster,test,lint]'
 	sed -n '/^#/p' requirements.lock > $(LOCK_VENV)/requirements.lock
 	$(LOCK_VENV)/bin/python -m pip freeze --all --exclude pip --exclude-editable \
 	  | sed -e 's/+[a-z0-9.]*$$//' -e '/^nvidia-/d' -e '/^cuda-/d' -e '/^triton==/d' \

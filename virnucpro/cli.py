@@ -1,6 +1,7 @@
 """The command line: each command is a thin layer over one function.
 
-The commands stand in the order of the data's way. They print to standard error only, and end with
+The commands stand in the order of the data's way. What uses torch is imported inside the command: a
+GPU is claimed before that. They print to standard error only, and end with
 0 (done), 1 (failed), 2 (bad input or usage), or 143 (ended by SIGTERM).
 """
 
@@ -18,6 +19,7 @@ from typing import Any, NoReturn
 import click
 
 from virnucpro import __version__, formats, log
+from virnucpro.embed.device_lock import claim_device
 from virnucpro.errors import VirnucproError
 from virnucpro.files import sha256_meanwhile
 
@@ -155,6 +157,7 @@ def budget(weights: Path, receipt: Path, out: Path, cache_dir: Path | None, **op
     """Measure how many tokens a step should compute on this device."""
     _keep_compiled_kernels(cache_dir)
     sha256 = sha256_meanwhile(weights)  # beside the imports of torch, which take as long
+    options["device"] = claim_device(options["device"])
     from virnucpro.embed.budget import write_measured_budget
 
     write_measured_budget(
@@ -188,6 +191,7 @@ def embed(cache_dir: Path | None, **given: Any) -> None:
     """Run ESM-2 over a planned shard and write one vector a sequence."""
     _keep_compiled_kernels(cache_dir)
     sha256 = sha256_meanwhile(given["weights"])  # beside the imports of torch
+    given["device"] = claim_device(given["device"])
     from virnucpro.embed.shard import EmbedOptions, ShardFiles, embed_shard
 
     names = ShardFiles.__dataclass_fields__
@@ -243,12 +247,23 @@ def report() -> None:
 @click.option("--tsv", "tsv_path", required=True, type=_file)
 @click.option("--records", type=_file, help="Records, to count what duplicates save.")
 @click.option("--cache-dir", type=_directory, help="Where measured rates are kept.")
+@click.option("--model", help="Name of the model: adds GPU hours, wall time and disk space.")
+@click.option("--layers", type=int, multiple=True, default=(-1,), show_default=True)
+@click.option("--output-dtype", default="float32", show_default=True)
 @_format_option("report", formats.REPORT_FORMAT)
-def report_plans(**options: Any) -> None:
-    """Sum the plans of all shards: efficiency and estimated time, before a GPU is taken."""
+def report_plans(
+    model: str | None, layers: tuple[int, ...], output_dtype: str, **options: Any
+) -> None:
+    """Sum the plans of all shards: efficiency and estimated cost, before a GPU is taken."""
+    from virnucpro.model.config import KNOWN_MODELS
+    from virnucpro.store.cost import Wanted
     from virnucpro.store.report import plans_report
 
-    plans_report(**options)
+    wanted = None
+    if model is not None:
+        known = KNOWN_MODELS.get(model)
+        wanted = Wanted(model, known.dim if known else None, len(layers), output_dtype)
+    plans_report(**options, wanted=wanted)
 
 
 @report.command("run")
@@ -260,6 +275,7 @@ def report_plans(**options: Any) -> None:
 @click.option("--json", "json_path", required=True, type=_file)
 @click.option("--tsv", "tsv_path", required=True, type=_file)
 @click.option("--figures", "figures_dir", required=True, type=_directory)
+@click.option("--cache-dir", type=_directory, help="Where measured rates are kept.")
 @_format_option("report", formats.REPORT_FORMAT)
 def report_run(**options: Any) -> None:
     """Compare plan and run, with figures."""

@@ -1,3 +1,4 @@
+import fcntl
 import os
 import signal
 import subprocess
@@ -127,3 +128,35 @@ def test_sigterm_ends_with_143_and_leaves_no_temporary_file(tmp_path):
     assert process.returncode == 143
     left = os.listdir(tmp_path / "out") if (tmp_path / "out").exists() else []
     assert left == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "budget --weights w --receipt r --out b",
+        "embed s --plan p --weights w --model-receipt r --budget b --embeddings e --receipt r"
+        " --trace t",
+    ],
+    ids=["budget", "embed"],
+)
+def test_a_command_that_computes_waits_for_a_gpu_of_its_own(command, tmp_path):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'GPU 0: imaginary (UUID: GPU-0123)'\n")
+    program.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:/bin", "VIRNUCPRO_LOCK_DIR": str(tmp_path)}
+    environment.pop("CUDA_VISIBLE_DEVICES", None)
+    lock = tmp_path / "virnucpro-GPU-0123.lock"
+    with lock.open("w") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "virnucpro", *command.split()],
+            cwd=tmp_path,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert "waiting for a GPU: other jobs hold GPU-0123" in process.stderr.readline()
+    _, said = process.communicate(timeout=60)
+    assert "GPU: GPU-0123 (imaginary), waited" in said
+    assert "is missing" in said  # only now it looks for its inputs
+    assert process.returncode == 1

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from virnucpro.embed.device_lock import claimed
 from virnucpro.embed.engine import Failure, StepResult
 from virnucpro.errors import DataError
 from virnucpro.files import reserve
@@ -36,6 +37,8 @@ class StepRecord:
         retries: how often the step was repeated at half its tokens.
         recomputed: rows that were computed again in float32.
         quarantined: the receipt's entry of each sequence without an embedding.
+        device: the GPU that the process holds and for how long it waited for it, with the first
+            step of a process; else empty.
     """
 
     number: int
@@ -46,10 +49,12 @@ class StepRecord:
     retries: int
     recomputed: int
     quarantined: Sequence[dict[str, Any]]
+    device: str = ""
 
     def trace(self) -> tuple[object, ...]:
         """Give the cells of the step's line in the trace."""
-        notes = [f"split {self.retries}"] if self.retries else []
+        notes = [f"GPU {self.device}"] if self.device else []
+        notes += [f"split {self.retries}"] if self.retries else []
         notes += [f"float32 {self.recomputed}"] if self.recomputed else []
         seconds, memory = f"{self.seconds:.4f}", self.peak_memory_bytes
         return self.number, len(self.rows), self.tokens, seconds, memory, ", ".join(notes)
@@ -72,6 +77,7 @@ class ShardOutput:
         self.array = _create_array(path, shape, np.dtype(dtype))
         self._times_written = np.zeros(len(self.array), dtype=np.int64)
         self._steps: dict[int, StepRecord] = {}
+        self._device = str(claimed() or "")
 
     def store(
         self,
@@ -115,7 +121,9 @@ class ShardOutput:
                 }
                 for failure in failures
             ],
+            device=self._device,
         )
+        self._device = ""
         self.take(record, result.pooled.astype(self.array.dtype))
         return record
 

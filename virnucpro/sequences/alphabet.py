@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from types import MappingProxyType
 
-__all__ = ["CHANGES", "KEY_BYTES", "RESIDUES", "Normalised", "normalise", "sequence_key"]
+__all__ = [
+    "CHANGES",
+    "KEY_BYTES",
+    "RESIDUES",
+    "Normalised",
+    "is_normal",
+    "normalise",
+    "sequence_key",
+]
 
 RESIDUES = "LAGVSERTIDPKQNFYMHWCXBUZO"
 """The residue letters of ESM-2's vocabulary (fair-esm, ``esm.constants.proteinseq_toks``)."""
@@ -52,6 +60,11 @@ class Normalised:
     def changed(self) -> bool:
         """Whether anything at all was changed."""
         return self.changes is not _UNCHANGED
+
+
+def is_normal(residues: bytes) -> bool:
+    """Whether there are residues, and normalising would change none of them."""
+    return bool(residues) and not residues.translate(None, _LETTERS)
 
 
 def normalise(residues: bytes) -> Normalised:

@@ -1,6 +1,6 @@
 """Ids that occur more than once in a sample: found, refused or renamed, in little memory.
 
-Only an 8-byte hash of each id is kept. Hashes that occur twice make suspects, and suspects are
+Only a 64-bit hash of each id is kept. Hashes that occur twice make suspects, and suspects are
 compared by their ids, a bounded number of them at a time.
 """
 
@@ -127,7 +127,7 @@ def rename_duplicates(spool: RecordSpool, files: Sequence[str]) -> Renames:
     return Renames(np.array(rows, np.int64)[order], np.array(numbers, np.int64)[order])
 
 
-def _repeated_hashes(spool: RecordSpool) -> Iterator[npt.NDArray[np.uint64]]:
+def _repeated_hashes(spool: RecordSpool) -> Iterator[npt.NDArray[np.int64]]:
     """Give the hashes that occur more than once, rising, in portions."""
     hashes = spool.id_hashes
     hashes.sort()
@@ -136,11 +136,11 @@ def _repeated_hashes(spool: RecordSpool) -> Iterator[npt.NDArray[np.uint64]]:
         yield repeated[start : start + _SUSPECTS_AT_ONCE]
 
 
-def _suspects(spool: RecordSpool, repeated: npt.NDArray[np.uint64]) -> Iterator[_Suspect]:
+def _suspects(spool: RecordSpool, repeated: npt.NDArray[np.int64]) -> Iterator[_Suspect]:
     """Give the records with these hashes, in input order."""
     first_row = 0
     for batch in spool.batches(["id", "file", "line", "id_hash"]):
-        hashes = np.frombuffer(b"".join(batch.column("id_hash").to_pylist()), "<u8")
+        hashes = batch.column("id_hash").to_numpy()
         places = np.minimum(np.searchsorted(repeated, hashes), len(repeated) - 1)
         for index in np.flatnonzero(repeated[places] == hashes).tolist():
             yield _Suspect(
@@ -152,8 +152,8 @@ def _suspects(spool: RecordSpool, repeated: npt.NDArray[np.uint64]) -> Iterator[
         first_row += len(batch)
 
 
-def _contains(hashes: npt.NDArray[np.uint64], identifier: str) -> bool:
+def _contains(hashes: npt.NDArray[np.int64], identifier: str) -> bool:
     """Whether an id's hash is among the sorted hashes."""
-    wanted = np.frombuffer(hash_id(identifier), "<u8")[0]
+    wanted = hash_id(identifier)
     place = int(np.searchsorted(hashes, wanted))
     return place < len(hashes) and bool(hashes[place] == wanted)

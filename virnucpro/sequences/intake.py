@@ -13,6 +13,7 @@ from virnucpro.sequences.alphabet import (
     CHANGES,
     RESIDUES,
     Normalised,
+    is_normal,
     normalise,
     sequence_key,
 )
@@ -103,6 +104,16 @@ class Intake:
         }
 
     def _take(self, record: Record, file: int) -> None:
+        residues = record.residues
+        if is_normal(residues) and not record.excess and not record.whitespace:
+            # Nearly every record: nothing to judge, nothing to count.
+            key = sequence_key(residues)
+            self.partitions.add(key, residues)
+            self.records.add(record, file, length=len(residues), key=key)
+            return
+        self._take_unusual(record, file)
+
+    def _take_unusual(self, record: Record, file: int) -> None:
         result = normalise(record.residues)
         residues, replaced = result.residues, result.replaced
         changed = result.changed or record.whitespace > 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from array import array
 from collections.abc import Iterator, Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +32,12 @@ _BATCH_RECORDS = 1 << 15
 _BATCH_TEXT = 1 << 23
 
 
-def hash_id(identifier: str) -> bytes:
-    """Hash an id to 8 bytes; equal hashes make ids suspect of being equal, and no more."""
-    return blake2b(identifier.encode(), digest_size=8).digest()
+def hash_id(identifier: str) -> int:
+    """Hash an id to 64 bits; equal hashes make ids suspect of being equal, and no more.
+
+    Python's own hash is keyed by the process: the numbers hold for one run and are not stored.
+    """
+    return hash(identifier)
 
 
 @contextlib.contextmanager
@@ -60,28 +62,28 @@ class PartitionSpool:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._pending: list[list[bytes]] = [[] for _ in range(PARTITIONS)]
+        self._keys: list[bytes] = []
+        self._residues: list[bytes] = []
         self._pending_bytes = 0
-        self._tokens = array("q", bytes(8 * BUCKETS))
+        self._tokens = np.zeros(BUCKETS, np.int64)
 
     @property
     def tokens(self) -> npt.NDArray[np.int64]:
         """Tokens by bucket."""
-        return np.array(self._tokens, np.int64)
+        self._flush()
+        return self._tokens
 
     def add(self, key: bytes, residues: bytes) -> None:
         """Take one sequence."""
-        self._tokens[key[0] | key[1] << 8] += len(residues) + 2
-        self._pending[key[0]].append(b"%b %b\n" % (key.hex().encode(), residues))
+        self._keys.append(key)
+        self._residues.append(residues)
         self._pending_bytes += len(residues) + _LINE_OVERHEAD
         if self._pending_bytes >= _PENDING_BYTES:
-            for partition in range(PARTITIONS):
-                self._flush(partition)
-            self._pending_bytes = 0
+            self._flush()
 
     def lines(self, partition: int) -> Iterator[list[bytes]]:
         """Give lines of key as hex, space and residues: a partition's sequences, in blocks."""
-        self._flush(partition)
+        self._flush()
         path = self._path(partition)
         if path.exists():
             with path.open("rb") as handle:
@@ -95,13 +97,31 @@ class PartitionSpool:
     def _path(self, partition: int) -> Path:
         return self._directory / f"{partition:02x}.sequences"
 
-    def _flush(self, partition: int) -> None:
-        # Opened for each flush: 256 files kept open are more than some systems allow.
-        if self._pending[partition]:
+    def _flush(self) -> None:
+        """Append what is pending to the partitions' files.
+
+        What can be done for many sequences at once is done here rather than in `add`.
+        """
+        if not self._keys:
+            return
+        joined = b"".join(self._keys)
+        keys = np.frombuffer(joined, np.uint8).reshape(-1, KEY_BYTES)
+        lengths = np.fromiter(map(len, self._residues), np.int64, len(keys))
+        np.add.at(self._tokens, keys[:, :2].copy().view("<u2")[:, 0], lengths + 2)
+        hexadecimal = np.frombuffer(joined.hex().encode(), f"S{2 * KEY_BYTES}").tolist()
+        order = np.argsort(keys[:, 0], kind="stable")
+        ends = np.cumsum(np.bincount(keys[:, 0], minlength=PARTITIONS))
+        for partition, rows in enumerate(np.split(order, ends[:-1])):
+            if not len(rows):
+                continue
+            lines = [b"%b %b\n" % (hexadecimal[row], self._residues[row]) for row in rows.tolist()]
             path = self._path(partition)
+            # Opened for each flush: 256 files kept open are more than some systems allow.
             with _naming(path), path.open("ab") as handle:
-                handle.write(b"".join(self._pending[partition]))
-            self._pending[partition].clear()
+                handle.write(b"".join(lines))
+        self._keys.clear()
+        self._residues.clear()
+        self._pending_bytes = 0
 
 
 _SCHEMA = pa.schema(
@@ -116,7 +136,7 @@ _SCHEMA = pa.schema(
         "line": pa.int64(),
         "reason": pa.string(),
         "detail": pa.string(),
-        "id_hash": pa.binary(8),
+        "id_hash": pa.int64(),
     }
 )
 
@@ -133,16 +153,16 @@ class RecordSpool:
         self._writer: Any = pa.ipc.new_file(str(path), _SCHEMA)
         self._rows: list[tuple[Any, ...]] = []
         self._text = 0
-        self._hashes = array("Q")
+        self._hashes = array("q")
 
     def __len__(self) -> int:
         """Number of records."""
         return len(self._hashes) + len(self._rows)
 
     @property
-    def id_hashes(self) -> npt.NDArray[np.uint64]:
-        """[records] uint64, in input order until a caller sorts it, in place, after `close`."""
-        return np.frombuffer(self._hashes, dtype="<u8")
+    def id_hashes(self) -> npt.NDArray[np.int64]:
+        """[records] int64, in input order until a caller sorts it, in place, after `close`."""
+        return np.frombuffer(self._hashes, dtype=np.int64)
 
     def add(
         self,
@@ -151,8 +171,8 @@ class RecordSpool:
         *,
         length: int,
         key: bytes = _NO_KEY,
-        replaced: int,
-        normalised: bool,
+        replaced: int = 0,
+        normalised: bool = False,
         reason: str = "",
         detail: str = "",
     ) -> None:
@@ -199,8 +219,8 @@ class RecordSpool:
         if not self._rows:
             return
         columns: list[Sequence[Any]] = list(zip(*self._rows, strict=True))
-        hashes = [hash_id(identifier) for identifier in columns[0]]
-        self._hashes.frombytes(b"".join(hashes))
+        hashes = array("q", map(hash_id, columns[0]))
+        self._hashes.extend(hashes)
         arrays = [
             pa.array(column, field.type)
             for column, field in zip([*columns, hashes], _SCHEMA, strict=True)

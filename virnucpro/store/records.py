@@ -151,7 +151,7 @@ def read_keys(path: Path, *, shards: int) -> RecordKeys:
     start, last = 0, (-1, -1)
     for batch in _batches(path, ("key", "shard", "length", "file", "line")):
         rows = slice(start, start + len(batch["key"]))
-        keys[rows] = np.array(batch["key"].to_pylist(), dtype="S16")
+        keys[rows] = _fixed_bytes(batch["key"])
         numbers[rows], lengths[rows] = batch["shard"].to_numpy(), batch["length"].to_numpy()
         last = _check_order(path, last, batch["file"].to_numpy(), batch["line"].to_numpy())
         start = rows.stop
@@ -164,6 +164,12 @@ def read_keys(path: Path, *, shards: int) -> RecordKeys:
     counts = np.bincount(numbers, minlength=shards)
     bounds = np.concatenate([[0], np.cumsum(counts)])
     return RecordKeys(keys, numbers, lengths, np.argsort(numbers, kind="stable"), bounds)
+
+
+def _fixed_bytes(keys: pa.Array) -> npt.NDArray[np.bytes_]:
+    """Give keys as [n] strings of 16 bytes, without an object for each."""
+    raw = np.frombuffer(keys.buffers()[1] or b"", "S16")
+    return raw[keys.offset : keys.offset + len(keys)]
 
 
 def _check_order(
@@ -237,7 +243,7 @@ def place_shard(
 
 def _by_row(name: str, plan: Plan) -> tuple[npt.NDArray[Any], ...]:
     """Give each sequence's key, last residue, tokens and truncation; a row may be many items."""
-    rows = len(np.unique(plan.row))
+    rows = int(np.count_nonzero(np.bincount(plan.row)))
     if plan.items and int(plan.row.max()) != rows - 1:
         raise DataError(f"shard {name}: the plan leaves out rows: {rows} of {plan.row.max() + 1}")
     # A fixed-size byte string compares in numpy as if padded with NUL, so a key that ends in NUL

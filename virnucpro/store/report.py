@@ -11,6 +11,7 @@ from typing import Any
 from virnucpro.errors import DataError
 from virnucpro.files import atomic_path, write_json
 from virnucpro.formats import REPORT_FORMAT
+from virnucpro.store.cost import Wanted, cost_lines, estimate_cost
 from virnucpro.store.figures import length_distribution, packing_efficiency, throughput
 from virnucpro.store.ledger import read_quarantine
 from virnucpro.store.provenance import DEMO_NOTICE
@@ -69,6 +70,7 @@ def plans_report(
     *,
     records: Path | None = None,
     cache_dir: Path | None = None,
+    wanted: Wanted | None = None,
 ) -> dict[str, Any]:
     """Report on all plans of a sample: their cost, and how long a known device will take.
 
@@ -80,6 +82,7 @@ def plans_report(
         records: records.parquet; without it the tokens that duplicates save are not known.
         cache_dir: holds ``rates.json``, the rates that `virnucpro budget` measured:
             ``"device/model/dtype"`` -> tokens per second.
+        wanted: what will be computed; adds ``cost``, see `estimate_cost`.
 
     Returns:
         The report, as it stands in `json_path`.
@@ -104,6 +107,8 @@ def plans_report(
         "estimates": estimates,
         "estimates_note": "Seconds are computed tokens over the rate measured on the device.",
     }
+    if wanted is not None:
+        report["cost"] = estimate_cost(wanted, manifest["records"]["accepted"], reports, estimates)
     write_json(json_path, report)
     _write_tsv(tsv_path, _PLAN_COLUMNS, [*map(_plan_cells, reports), _plan_cells(totals)])
     logger.info(
@@ -114,9 +119,13 @@ def plans_report(
         100 * totals["efficiency"],
         manifest["records"]["duplicates"],
     )
-    for estimate in estimates:
-        logger.info("estimated on %(device)s, %(model)s, %(dtype)s: %(seconds).0f s", estimate)
+    for line in cost_lines(report["cost"]) if wanted else map(_estimate_line, estimates):
+        logger.info("%s", line)
     return report
+
+
+def _estimate_line(estimate: dict[str, Any]) -> str:
+    return "estimated on {device}, {model}, {dtype}: {seconds:.0f} s".format(**estimate)
 
 
 def _duplicates(
@@ -162,6 +171,7 @@ def run_report(
     json_path: Path,
     tsv_path: Path,
     figures_dir: Path,
+    cache_dir: Path | None = None,
 ) -> dict[str, Any]:
     """Report on a finished run: planned and achieved, and where every record went.
 
@@ -176,6 +186,7 @@ def run_report(
         json_path: the report.
         tsv_path: a row a shard, and one with the total.
         figures_dir: gets length_distribution.svg, packing_efficiency.svg, throughput.svg.
+        cache_dir: holds ``rates.json``; the rates are compared with what came to pass.
 
     Returns:
         The report, as it stands in `json_path`.
@@ -208,6 +219,7 @@ def run_report(
         "execution": _execution(receipts),
         "measured": summarise_traces(traces, [receipt["tokens_per_step"] for receipt in receipts]),
     }
+    report["measured"]["estimate"] = _compare(report, receipts, cache_dir)
     write_json(json_path, report)
     _write_tsv(tsv_path, *_run_table(report))
     length_distribution(
@@ -218,6 +230,28 @@ def run_report(
     if report["notice"]:
         logger.warning(report["notice"])
     return report
+
+
+def _compare(
+    report: dict[str, Any], receipts: Sequence[dict[str, Any]], cache_dir: Path | None
+) -> dict[str, Any] | None:
+    """Compare the seconds of all steps with the estimate for the device; None without a rate."""
+    if len({receipt["device"] for receipt in receipts}) > 1:
+        return None
+    ran = {
+        "device": receipts[0]["device"],
+        "model": receipts[0]["model"],
+        "dtype": receipts[0]["compute_dtype"],
+    }
+    for estimate in estimate_seconds(report["planned"]["computed_tokens"], cache_dir):
+        if all(estimate[key] == value for key, value in ran.items()) and estimate["seconds"]:
+            seconds = report["measured"]["seconds"]
+            logger.info("the steps took %.1f s, %.1f were estimated", seconds, estimate["seconds"])
+            return {
+                "seconds": estimate["seconds"],
+                "measured_over_estimated": round(seconds / estimate["seconds"], 3),
+            }
+    return None
 
 
 def _model(receipt: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 import sys
@@ -19,7 +20,7 @@ FORMATS = {
     "budget": 1,
     "embed": 1,
     "merge": 1,
-    "report": 1,
+    "report": 2,
 }
 
 # The models that have a name; virnucpro.model.config knows their shapes.
@@ -39,6 +40,9 @@ EXPORT_FILES = {
     "npy": ["results/{sample}/embeddings.npy", "results/{sample}/embeddings.tsv"],
     "uniprot-h5": ["results/{sample}/embeddings.h5"],
 }
+
+# What an embed job may take before its first step: imports, weights from a cold shared disk.
+EMBED_START_MINUTES = 15
 
 os.environ.update(
     # A snakemake that is called by its full path finds the `virnucpro` installed beside it.
@@ -239,8 +243,50 @@ def grows_with_attempt(amount):
     return grown
 
 
+def embed_minutes(wildcards, input, attempt):
+    """Minutes for a shard: three times what its tokens take at the measured rate, and start-up.
+
+    Three times, because the rate was measured on one node, and others may be slower. Where plan or
+    rate are not there yet (a dry run before the first run), four hours.
+    """
+    plan = Path(input.plan).with_suffix(".json")
+    if not (plan.exists() and Path(input.budget).exists()):
+        return 240 * attempt
+    planned = json.loads(plan.read_text())
+    tokens = planned["batches"] * planned["token_budget"]
+    rate = json.loads(Path(input.budget).read_text())["tokens_per_second"]
+    return math.ceil(EMBED_START_MINUTES + 3 * tokens / rate / 60) * attempt
+
+
+def model_megabytes(wildcards, input, attempt):
+    """Memory of a job with the model, in MB: torch and CUDA, the weights as they are on the disk and
+    in the dtype that is computed in, and a shard's sequences, plan and vectors."""
+    weights = file_megabytes(input.weights)
+    others = sum(map(file_megabytes, input)) - weights
+    return math.ceil(6000 + 2 * weights + 20 * others) * attempt
+
+
+def file_megabytes(path):
+    """The size of a file in MB; 0 where it is not there yet."""
+    return Path(path).stat().st_size / 1e6 if Path(path).exists() else 0
+
+
+def minutes_for(megabytes_a_minute):
+    """Make a resource function: half an hour, and the inputs at this rate, times the attempt."""
+
+    def minutes(wildcards, input, attempt):
+        size = sum(map(file_megabytes, input))
+        return math.ceil(30 + size / megabytes_a_minute) * attempt
+
+    return minutes
+
+
 def step_tokens(wildcards, input, attempt):
-    """Tokens of one step on the device, halved at each attempt.
+    """Tokens of one step on the device, halved at each attempt after the second.
+
+    The second has as many as the first: most jobs that are repeated lost their node or were
+    preempted, and with other steps a sum may round differently. Within an attempt, a step that runs
+    out of memory is divided already.
 
     What was measured, where it was; Snakemake evaluates this once more just before the job starts,
     so the plan's budget stands in only where the job doesn't run (a dry run before the first run).
@@ -249,7 +295,9 @@ def step_tokens(wildcards, input, attempt):
         tokens = json.loads(Path(input.budget).read_text())["tokens_per_step"]
     else:
         tokens = config["plan"]["token_budget"]
-    return max(tokens // 2 ** (attempt - 1), config["plan"]["max_sequence_length"] + 2)
+    return max(
+        tokens // 2 ** max(attempt - 2, 0), config["plan"]["max_sequence_length"] + 2
+    )
 
 
 def gpus():

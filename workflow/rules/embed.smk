@@ -24,8 +24,8 @@ rule embed:
     threads: 4
     resources:
         gpu=gpus(),
-        mem_mb=grows_with_attempt(16000),
-        runtime=grows_with_attempt(240),
+        mem_mb=model_megabytes,
+        runtime=embed_minutes,
         token_budget=step_tokens,
         device=lookup(within=config, dpath="embed/device"),
         cache_dir=lookup(within=config, dpath="cache_dir"),

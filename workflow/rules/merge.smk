@@ -19,8 +19,8 @@ rule merge:
     conda:
         "../../envs/virnucpro.yaml"
     resources:
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=grows_with_attempt(8000),
+        runtime=minutes_for(megabytes_a_minute=600),
     params:
         shards=folder_of("manifest"),
         plans=folder_of("plans"),

@@ -38,8 +38,8 @@ checkpoint token_budget:
     threads: 4
     resources:
         gpu=gpus(),
-        mem_mb=16000,
-        runtime=30,
+        mem_mb=model_megabytes,
+        runtime=grows_with_attempt(30),
         cache_dir=lookup(within=config, dpath="cache_dir"),
     params:
         device=option("embed/device"),

@@ -9,8 +9,8 @@ rule plan:
     conda:
         "../../envs/virnucpro.yaml"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=grows_with_attempt(2000),
+        runtime=grows_with_attempt(30),
         cache_dir=lookup(within=config, dpath="cache_dir"),
     params:
         token_budget=option("plan/token_budget"),

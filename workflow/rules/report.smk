@@ -13,17 +13,22 @@ rule plan_report:
     conda:
         "../../envs/virnucpro.yaml"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=grows_with_attempt(4000),
+        runtime=grows_with_attempt(60),
         cache_dir=lookup(within=config, dpath="cache_dir"),
     params:
         shards=folder_of("manifest"),
         plans=folder_of("plans"),
+        model=f"--model={MODEL}",
+        layers=layer_options(),
+        output_dtype=option("embed/output_dtype"),
         format=format_option("report"),
     shell:
         "virnucpro report plans --shards {params.shards:q} --plans {params.plans:q}"
         " --records {input.records:q} --json {output.json:q} --tsv {output.tsv:q}"
-        " --cache-dir {resources.cache_dir:q} {params.format:q} 2> {log:q}"
+        " --cache-dir {resources.cache_dir:q} {params.model:q} {params.layers:q}"
+        " {params.output_dtype:q} {params.format:q} 2> {log:q}"
+        " && cat {log:q}"
 
 
 rule report:
@@ -66,8 +71,9 @@ rule report:
     conda:
         "../../envs/virnucpro.yaml"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=grows_with_attempt(4000),
+        runtime=grows_with_attempt(60),
+        cache_dir=lookup(within=config, dpath="cache_dir"),
     params:
         shards=folder_of("manifest"),
         plans=folder_of("plans"),
@@ -78,4 +84,5 @@ rule report:
         "virnucpro report run --shards {params.shards:q} --plans {params.plans:q}"
         " --embeddings {params.embeddings:q} --records {input.records:q}"
         " --quarantine {input.quarantine:q} --json {output.json:q} --tsv {output.tsv:q}"
-        " --figures {params.figures:q} {params.format:q} 2> {log:q}"
+        " --figures {params.figures:q} --cache-dir {resources.cache_dir:q}"
+        " {params.format:q} 2> {log:q}"

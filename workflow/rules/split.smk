@@ -13,8 +13,8 @@ checkpoint split:
     conda:
         "../../envs/virnucpro.yaml"
     resources:
-        mem_mb=2000,
-        runtime=240,
+        mem_mb=grows_with_attempt(2000),
+        runtime=minutes_for(megabytes_a_minute=60),
     params:
         shard_tokens=option("split/shard_tokens"),
         max_invalid_fraction=option("split/max_invalid_fraction"),

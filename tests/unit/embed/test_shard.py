@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from tests.unit.embed.builders import random_proteins, random_state
+from virnucpro.embed import device_lock
 from virnucpro.embed import shard as shard_module
 from virnucpro.embed.budget import write_measured_budget
+from virnucpro.embed.device_lock import Claim, Device
 from virnucpro.embed.shard import EmbedOptions, ShardFiles, embed_shard
 from virnucpro.errors import DataError, InputError
 from virnucpro.files import read_json, sha256_of
@@ -99,6 +101,15 @@ def test_receipt_says_what_was_computed_and_the_bytes_agree(files):
         "00000.npy",
         "00000.trace.tsv",
     ]
+
+
+def test_the_trace_names_the_gpu_that_was_claimed_in_its_first_line_only(files, monkeypatch):
+    claim = Claim(Device("GPU-1234", "NVIDIA H100"), 2.5, -1)
+    monkeypatch.setattr(device_lock, "_claim", claim)
+    receipt = embed_shard(files, CPU)
+    notes = [line.split("\t")[-1] for line in files.trace.read_text().splitlines()[1:]]
+    assert notes == ["GPU GPU-1234 (NVIDIA H100), waited 2.5 s", *[""] * (receipt["steps"] - 1)]
+    assert "GPU" not in files.receipt.read_text()
 
 
 def test_the_same_shard_gives_the_same_bytes(files, tmp_path, demo):

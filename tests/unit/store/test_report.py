@@ -6,6 +6,7 @@ import pytest
 
 from tests.unit.store.samples import Sample
 from virnucpro.errors import DataError, InputError
+from virnucpro.store.cost import Wanted
 from virnucpro.store.rates import SHIPPED_RATES
 from virnucpro.store.report import plans_report, run_report
 
@@ -20,7 +21,7 @@ def plans(sample: Sample, **options: Any) -> dict[str, Any]:
     )
 
 
-def run(sample: Sample) -> dict[str, Any]:
+def run(sample: Sample, **options: Any) -> dict[str, Any]:
     return run_report(
         shards_dir=sample.shards_dir,
         plans_dir=sample.plans_dir,
@@ -30,6 +31,7 @@ def run(sample: Sample) -> dict[str, Any]:
         json_path=sample.root / "run.json",
         tsv_path=sample.root / "run.tsv",
         figures_dir=sample.root / "figures",
+        **options,
     )
 
 
@@ -224,3 +226,29 @@ def test_damaged_trace_is_refused(sample: Sample, content: str | None) -> None:
     trace.unlink()
     with pytest.raises(DataError, match=r"1 missing: 00002\.trace\.tsv"):
         run(sample)
+
+
+def test_plans_of_a_wanted_model_say_what_it_costs(sample: Sample) -> None:
+    wanted = Wanted("esm2_t33_650M_UR50D", 1280)
+    report = plans(sample, wanted=wanted)
+    assert report["cost"]["jobs"] == len(sample.names)
+    assert [entry["device"] for entry in report["cost"]["devices"]] == ["NVIDIA H100 80GB HBM3"]
+    assert "cost" not in plans(sample)
+
+
+def test_run_is_compared_with_the_estimate_for_its_device(sample: Sample) -> None:
+    sample.merge()
+    receipt = json.loads((sample.embeddings_dir / f"{sample.names[0]}.json").read_text())
+    ran = [receipt[field] for field in ("device", "model", "compute_dtype")]
+    cache = sample.root / "cache"
+    cache.mkdir()
+    assert run(sample)["measured"]["estimate"] is None
+    (cache / "rates.json").write_text(json.dumps({"/".join(ran): 1000.0}))
+    report = run(sample, cache_dir=cache)
+    computed, measured = report["planned"]["computed_tokens"], report["measured"]
+    assert measured["estimate"] == {
+        "seconds": round(computed / 1000, 1),
+        "measured_over_estimated": pytest.approx(
+            measured["seconds"] / round(computed / 1000, 1), abs=1e-3
+        ),
+    }

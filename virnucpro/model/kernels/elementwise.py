@@ -116,7 +116,7 @@ def _launch_layer_norm(
     columns = triton.next_power_of_2(dim)
     rows, warps = max(1, _NORM_ELEMENTS // columns), 4
     if float8 is not None:  # one reduction more: fewer warps wait for one another
-        rows, warps = max(2, rows), max(1, columns // 2048)
+        rows, warps = 2, max(1, columns // 2048)
     _layer_norm_kernel[(triton.cdiv(tokens, rows),)](
         x,
         x if out is None else out,
