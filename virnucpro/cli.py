@@ -6,6 +6,7 @@ The commands stand in the order of the data's way. They print to standard error 
 
 from __future__ import annotations
 
+import functools
 import logging
 import signal
 import sys
@@ -45,6 +46,27 @@ def _format_option(what: str, number: int) -> Callable[[Command], Command]:
     )
 
 
+def _step(name: str, *facts: str) -> Callable[[Command], Command]:
+    """End a command's log with a line of JSON that has `facts` of what it returns."""
+
+    def timed(command: Command) -> Command:
+        @functools.wraps(command)
+        def run(*args: Any, **options: Any) -> None:
+            with log.step(name) as result:
+                result.update(_pick(command(*args, **options), facts))
+
+        return run
+
+    return timed
+
+
+def _pick(returned: Any, facts: tuple[str, ...]) -> dict[str, Any]:
+    """Take `facts` out of a dict or an object."""
+    if isinstance(returned, dict):
+        return {fact: returned[fact] for fact in facts}
+    return {fact: getattr(returned, fact) for fact in facts}
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="virnucpro")
 @click.option("-v", "--verbose", is_flag=True, help="Log details.")
@@ -72,14 +94,15 @@ def cli(verbose: bool, quiet: bool) -> None:
     "--duplicate-ids", type=click.Choice(["error", "suffix"]), default="error", show_default=True
 )
 @_format_option("split", formats.SPLIT_FORMAT)
-def split(fasta: tuple[Path, ...], shards: Path, **options: Any) -> None:
+@_step("split", "sample", "records")
+def split(fasta: tuple[Path, ...], shards: Path, **options: Any) -> Any:
     """Read FASTA files, account for every record, and write shards of distinct sequences.
 
     Plain, gz, bz2, xz and zst files are told apart by their content; ``-`` is standard input.
     """
     from virnucpro.sequences.split import split as split_fasta
 
-    split_fasta(list(fasta), shards_dir=shards, **options)
+    return split_fasta(list(fasta), shards_dir=shards, **options)
 
 
 @cli.command()
@@ -93,11 +116,12 @@ def split(fasta: tuple[Path, ...], shards: Path, **options: Any) -> None:
 )
 @click.option("--cache-dir", type=_directory, help="Where plans are kept by their content.")
 @_format_option("plan", formats.PLAN_FORMAT)
-def plan(shard: Path, plan_path: Path, report_path: Path, **options: Any) -> None:
+@_step("plan", "items", "batches", "content_hash")
+def plan(shard: Path, plan_path: Path, report_path: Path, **options: Any) -> Any:
     """Pack a shard's sequences into batches of a fixed token budget (First-Fit Decreasing)."""
     from virnucpro.plan.build import plan_shard
 
-    plan_shard(shard, plan_path, report_path, **options)
+    return plan_shard(shard, plan_path, report_path, **options)
 
 
 @cli.group()
@@ -111,7 +135,8 @@ def model() -> None:
 @click.option("--receipt", required=True, type=_file, help="Receipt to write (JSON).")
 @click.option("--download-dir", type=_directory, help="Where downloads are kept.")
 @_format_option("model", formats.MODEL_FORMAT)
-def model_fetch(source: str, weights: Path, receipt: Path, download_dir: Path | None) -> None:
+@_step("model fetch", "name", "weights_sha256")
+def model_fetch(source: str, weights: Path, receipt: Path, download_dir: Path | None) -> Any:
     """Convert weights once to safetensors.
 
     SOURCE is `demo`, the fair-esm name of an ESM-2 model, a fair-esm .pt file, or a folder in the
@@ -119,18 +144,20 @@ def model_fetch(source: str, weights: Path, receipt: Path, download_dir: Path | 
     """
     from virnucpro.model.weights import fetch_model
 
-    fetch_model(source, weights, receipt, download_dir=download_dir)
+    return fetch_model(source, weights, receipt, download_dir=download_dir)
 
 
 @model.command("verify")
 @click.argument("weights", type=_file)
 @click.argument("receipt", type=_file)
-def model_verify(weights: Path, receipt: Path) -> None:
+@_step("model verify", "name", "weights_sha256")
+def model_verify(weights: Path, receipt: Path) -> Any:
     """Check converted weights against their receipt."""
     from virnucpro.model.weights import verify_model
 
     found = verify_model(weights, receipt)
     logger.info("%s: weights are whole, sha256 %s", found["name"], found["weights_sha256"])
+    return found
 
 
 @cli.command()
@@ -143,11 +170,12 @@ def model_verify(weights: Path, receipt: Path) -> None:
 @click.option("--max-sequence-length", type=_positive, default=1022, show_default=True)
 @click.option("--cache-dir", type=_directory, help="Where measured rates are kept.")
 @_format_option("token budget", formats.BUDGET_FORMAT)
-def budget(weights: Path, receipt: Path, out: Path, **options: Any) -> None:
+@_step("budget", "device", "dtype", "backend", "tokens_per_step")
+def budget(weights: Path, receipt: Path, out: Path, **options: Any) -> Any:
     """Measure how many tokens a step should compute on this device."""
     from virnucpro.embed.budget import write_measured_budget
 
-    write_measured_budget(weights, receipt, out, **options)
+    return write_measured_budget(weights, receipt, out, **options)
 
 
 @cli.command()
@@ -171,13 +199,18 @@ def budget(weights: Path, receipt: Path, out: Path, **options: Any) -> None:
 )
 @click.option("--token-budget", type=_positive, help="Upper limit of the tokens of a step.")
 @_format_option("embeddings", formats.EMBED_FORMAT)
-def embed(**given: Any) -> None:
+@_step(
+    "embed",
+    *("shard", "sequences", "model", "device", "backend", "compute_dtype", "tokens_per_step"),
+    *("steps", "retries", "recomputed_float32"),
+)
+def embed(**given: Any) -> Any:
     """Run ESM-2 over a planned shard and write one vector a sequence."""
     from virnucpro.embed.shard import EmbedOptions, ShardFiles, embed_shard
 
     names = ShardFiles.__dataclass_fields__
     files = ShardFiles(**{name: given.pop(name) for name in names})
-    embed_shard(files, EmbedOptions(**given))
+    return embed_shard(files, EmbedOptions(**given))
 
 
 def _exports(
@@ -209,11 +242,12 @@ def _exports(
     help="Also write parquet, npy or uniprot-h5; may be given several times.",
 )
 @_format_option("merged embeddings", formats.MERGE_FORMAT)
-def merge(**options: Any) -> None:
+@_step("merge", "read", "embedded", "quarantined", "truncated", "normalised")
+def merge(**options: Any) -> Any:
     """Bring shard embeddings into input order, and account for every record exactly once."""
     from virnucpro.store.merge import merge as merge_shards
 
-    merge_shards(**options)
+    return merge_shards(**options)
 
 
 @cli.group()
@@ -229,11 +263,12 @@ def report() -> None:
 @click.option("--records", type=_file, help="Records, to count what duplicates save.")
 @click.option("--cache-dir", type=_directory, help="Where measured rates are kept.")
 @_format_option("report", formats.REPORT_FORMAT)
-def report_plans(**options: Any) -> None:
+@_step("report plans", "sample", "totals")
+def report_plans(**options: Any) -> Any:
     """Sum the plans of all shards: efficiency and estimated time, before a GPU is taken."""
     from virnucpro.store.report import plans_report
 
-    plans_report(**options)
+    return plans_report(**options)
 
 
 @report.command("run")
@@ -244,13 +279,31 @@ def report_plans(**options: Any) -> None:
 @click.option("--quarantine", required=True, type=_file)
 @click.option("--json", "json_path", required=True, type=_file)
 @click.option("--tsv", "tsv_path", required=True, type=_file)
-@click.option("--figures", "figures_dir", required=True, type=_directory)
+@click.option(
+    "--report", "report_dir", required=True, type=_directory, help="Pages and figures to write."
+)
 @_format_option("report", formats.REPORT_FORMAT)
-def report_run(**options: Any) -> None:
+@_step("report run", "sample", "ledger", "measured")
+def report_run(**options: Any) -> Any:
     """Compare plan and run, with figures."""
     from virnucpro.store.report import run_report
 
-    run_report(**options)
+    return run_report(**options)
+
+
+@report.command("overview")
+@click.argument("samples", nargs=-1, required=True)
+@click.option("--results", required=True, type=_directory, help="Holds a folder for each sample.")
+@click.option(
+    "--report", "report_dir", required=True, type=_directory, help="Pages and figures to write."
+)
+@_format_option("report", formats.REPORT_FORMAT)
+@_step("report overview")
+def report_overview(samples: tuple[str, ...], results: Path, report_dir: Path) -> None:
+    """Put all SAMPLES into one table, and map their embeddings (PCA; UMAP where installed)."""
+    from virnucpro.store.overview import overview
+
+    overview(results, samples, report_dir=report_dir)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:

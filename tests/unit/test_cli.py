@@ -23,6 +23,7 @@ COMMANDS = [
     ["report"],
     ["report", "plans"],
     ["report", "run"],
+    ["report", "overview"],
 ]
 
 

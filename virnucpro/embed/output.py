@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from virnucpro.embed.engine import Failure, StepResult
 from virnucpro.errors import DataError
 from virnucpro.files import reserve
+from virnucpro.model.devices import peak_memory_bytes
 
 __all__ = ["ShardOutput"]
 
@@ -68,7 +68,6 @@ class ShardOutput:
             logger.warning("%d sequences quarantined: %s", count, reason)
         self._retries += result.splits
         self._recomputed += result.recomputed
-        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
         notes = [f"split {result.splits}"] if result.splits else []
         notes += [f"float32 {result.recomputed}"] if result.recomputed else []
         self._trace.append(
@@ -77,7 +76,7 @@ class ShardOutput:
                 batch["num_sequences"],
                 len(batch["input_ids"]),
                 f"{seconds:.4f}",
-                peak,
+                peak_memory_bytes(),
                 ", ".join(notes),
             )
         )

@@ -26,7 +26,6 @@ from virnucpro.data.dataset import SequenceDataset
 from virnucpro.embed.budget import Budget, measure_budget, read_budget
 from virnucpro.embed.engine import Engine
 from virnucpro.embed.output import ShardOutput
-from virnucpro.embed.progress import Progress
 from virnucpro.embed.step import StepShape
 from virnucpro.errors import DataError, InputError
 from virnucpro.files import atomic_path, read_json, sha256_of, write_bytes, write_json
@@ -36,6 +35,7 @@ from virnucpro.model.esm2 import PackedESM2
 from virnucpro.model.weights import load_weights, verify_model
 from virnucpro.plan.first_fit import SPECIAL_TOKENS
 from virnucpro.plan.plan import Plan, read_plan
+from virnucpro.progress import Progress
 
 __all__ = ["EmbedOptions", "ShardFiles", "embed_shard"]
 

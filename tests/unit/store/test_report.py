@@ -29,7 +29,7 @@ def run(sample: Sample) -> dict[str, Any]:
         quarantine=sample.quarantine,
         json_path=sample.root / "run.json",
         tsv_path=sample.root / "run.tsv",
-        figures_dir=sample.root / "figures",
+        report_dir=sample.root / "report",
     )
 
 
@@ -196,13 +196,13 @@ def test_shards_that_ran_differently_are_named(sample: Sample) -> None:
 def test_all_but_the_measured_part_is_the_same_for_other_times(sample: Sample) -> None:
     sample.merge()
     first = run(sample)
-    figure = (sample.root / "figures" / "length_distribution.svg").read_bytes()
+    figure = (sample.root / "report" / "length_distribution.svg").read_bytes()
     trace = sample.embeddings_dir / "00000.trace.tsv"
     trace.write_text(trace.read_text().replace("\t0.", "\t7."))
     second = run(sample)
     assert first.pop("measured") != second.pop("measured")
     assert first == second
-    assert (sample.root / "figures" / "length_distribution.svg").read_bytes() == figure
+    assert (sample.root / "report" / "length_distribution.svg").read_bytes() == figure
 
 
 def test_report_of_records_that_do_not_add_up_is_refused(sample: Sample) -> None:
