@@ -16,9 +16,9 @@ from virnucpro.store.drawing import (
     BLUE,
     GREEN,
     ORANGE,
-    PURPLE,
     SKY,
     WHOLE_NUMBERS,
+    YELLOW,
     new_figure,
 )
 from virnucpro.store.summaries import Trace
@@ -36,7 +36,7 @@ _LEAST_PERCENT = 0.01
 # How each way of making batches is drawn, here and in the figure shard by shard.
 _WAYS = {
     "planned": ("First-fit decreasing,\nas planned", BLUE, "o"),
-    "achieved": ("First-fit decreasing,\nas it ran", PURPLE, "x"),
+    "achieved": ("First-fit decreasing,\nas it ran", YELLOW, "x"),
     "next_fit_decreasing": ("Next-fit decreasing", SKY, "s"),
     "sorted_padding": ("Padding, sorted\nby length", GREEN, "^"),
     "unsorted_padding": ("Padding, unsorted", ORANGE, "v"),

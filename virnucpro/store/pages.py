@@ -10,16 +10,17 @@ from typing import Any
 __all__ = ["ledger_page", "overview_page", "summary_page"]
 
 _LISTED = 200
-_SHORT_HASH = 12
+_LONG_TEXT = 70
 _GB = 1e9
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #111; background: #fff; margin: 2em;
        max-width: 62em; }
 h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin: 1.6em 0 0.4em; }
 table { border-collapse: collapse; } .wide { overflow-x: auto; }
-th, td { text-align: left; vertical-align: top; padding: 0.25em 1.2em 0.25em 0;
-         border-bottom: 1px solid #ddd; overflow-wrap: anywhere; }
-th { white-space: nowrap; } .number { text-align: right; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; vertical-align: top; padding: 0.25em 1em 0.25em 0;
+         border-bottom: 1px solid #ddd; white-space: nowrap; }
+td.long { white-space: normal; overflow-wrap: anywhere; }
+.number { text-align: right; font-variant-numeric: tabular-nums; }
 .notice { border-left: 4px solid #D55E00; padding: 0.5em 1em; background: #fff4ec; }
 .note { color: #555; } td.inner { padding-left: 1.5em; }
 """
@@ -139,16 +140,15 @@ def overview_page(reports: Sequence[dict[str, Any]]) -> str:
                 _percent_of(report["planned"]["efficiency"]),
                 _seconds(measured["seconds"]),
                 _rate(measured["tokens_per_second"]),
-                report["model"]["model"],
                 ", ".join(report["execution"]["device"]),
             ]
         )
     header = [
         *("Sample", "Read", "Embedded", "Truncated", "Quarantined", "Repeats", "Packed", "Time"),
-        *("Tokens/s", "Model", "Device"),
+        *("Tokens/s", "Device"),
     ]
     note = (
-        "Records in columns 2 to 6. Packed: share of real tokens in the planned batches. Time: of "
+        f"Model: {reports[0]['model']['model']}. Records in columns 2 to 6. Packed: share of real tokens in the planned batches. Time: of "
         "the steps on the device, without loading the model."
     )
     notices = [report["notice"] for report in reports if report["notice"]]
@@ -294,7 +294,8 @@ def _table(
         lines.append(f"<tr>{''.join(cells)}</tr>")
     for number, row in enumerate(rows):
         inner = ' class="inner"' if totals and number else ""
-        first = f"<td{inner}>{escape(str(row[0]))}</td>" if header else _heading(row[0])
+        kind = inner or _class(row[0])
+        first = f"<td{kind}>{escape(str(row[0]))}</td>" if header else _heading(row[0])
         rest = "".join(_cell(value, aligned=bool(header)) for value in row[1:])
         lines.append(f"<tr>{first}{rest}</tr>")
     return [*lines, "</table></div>"]
@@ -306,9 +307,11 @@ def _heading(value: Cell) -> str:
 
 def _cell(value: Cell, *, aligned: bool) -> str:
     text = f"{value:,}" if isinstance(value, int) else str(value)
-    return f"<td{_class(value) if aligned else ''}>{escape(text)}</td>"
+    return f"<td{_class(value, aligned=aligned)}>{escape(text)}</td>"
 
 
-def _class(value: Cell) -> str:
-    number = isinstance(value, int) or (isinstance(value, str) and value.endswith("%"))
-    return ' class="number"' if number else ""
+def _class(value: Cell, *, aligned: bool = True) -> str:
+    """Align numbers in columns, and let long texts (hashes, ids) break anywhere."""
+    if aligned and (isinstance(value, int) or str(value).endswith("%")):
+        return ' class="number"'
+    return ' class="long"' if len(str(value)) > _LONG_TEXT else ""
