@@ -78,7 +78,8 @@ def step(name: str) -> Iterator[dict[str, Any]]:
     try:
         yield result
     except (VirnucproError, OSError) as error:
-        _say(name, "failed", begun, error=str(error))
+        what, _, _ = str(error).partition("\n  hint: ")
+        _say(name, "failed", begun, error=what)
         raise
     _say(name, "done", begun, result=result)
 

@@ -148,8 +148,9 @@ def overview_page(reports: Sequence[dict[str, Any]]) -> str:
         *("Tokens/s", "Device"),
     ]
     note = (
-        f"Model: {reports[0]['model']['model']}. Records in columns 2 to 6. Packed: share of real tokens in the planned batches. Time: of "
-        "the steps on the device, without loading the model."
+        f"Model: {reports[0]['model']['model']}. Records in columns 2 to 6. Packed: share of real "
+        "tokens in the planned batches. Time: of the steps on the device, without loading the "
+        "model."
     )
     notices = [report["notice"] for report in reports if report["notice"]]
     title = f"{len(reports):,} sample{'s' if len(reports) != 1 else ''}"
