@@ -1,12 +1,14 @@
 """The command line: each command is a thin layer over one function.
 
 The commands stand in the order of the data's way. What uses torch is imported inside the command: a
-GPU is claimed before that. They print to standard error only, and end with
-0 (done), 1 (failed), 2 (bad input or usage), or 143 (ended by SIGTERM).
+GPU is claimed before that. They print to standard error (`model list` to standard output), and end
+with 0 (done), 1 (failed), 2 (bad input or usage), or 143 (ended by SIGTERM).
 """
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 import os
 import signal
@@ -31,6 +33,7 @@ _file = click.Path(path_type=Path, dir_okay=False)
 _directory = click.Path(path_type=Path, file_okay=False)
 _positive = click.IntRange(min=1)
 Command = Callable[..., Any]
+_MODELS = Path("resources/models")  # of the workflow
 
 
 def _keep_compiled_kernels(cache_dir: Path | None) -> None:
@@ -53,6 +56,27 @@ def _format_option(what: str, number: int) -> Callable[[Command], Command]:
         expose_value=False,
         help=f"Refuse to run unless this is the format number in use ({number}).",
     )
+
+
+def _step(name: str, *facts: str) -> Callable[[Command], Command]:
+    """End a command's log with a line of JSON that has `facts` of what it returns."""
+
+    def timed(command: Command) -> Command:
+        @functools.wraps(command)
+        def run(*args: Any, **options: Any) -> None:
+            with log.step(name) as result:
+                result.update(_pick(command(*args, **options), facts))
+
+        return run
+
+    return timed
+
+
+def _pick(returned: Any, facts: tuple[str, ...]) -> dict[str, Any]:
+    """Take `facts` out of a dict or an object."""
+    if isinstance(returned, dict):
+        return {fact: returned[fact] for fact in facts}
+    return {fact: getattr(returned, fact) for fact in facts}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -82,14 +106,15 @@ def cli(verbose: bool, quiet: bool) -> None:
     "--duplicate-ids", type=click.Choice(["error", "suffix"]), default="error", show_default=True
 )
 @_format_option("split", formats.SPLIT_FORMAT)
-def split(fasta: tuple[Path, ...], shards: Path, **options: Any) -> None:
+@_step("split", "sample", "records")
+def split(fasta: tuple[Path, ...], shards: Path, **options: Any) -> Any:
     """Read FASTA files, account for every record, and write shards of distinct sequences.
 
     Plain, gz, bz2, xz and zst files are told apart by their content; ``-`` is standard input.
     """
     from virnucpro.sequences.split import split as split_fasta
 
-    split_fasta(list(fasta), shards_dir=shards, **options)
+    return split_fasta(list(fasta), shards_dir=shards, **options)
 
 
 @cli.command()
@@ -103,44 +128,98 @@ def split(fasta: tuple[Path, ...], shards: Path, **options: Any) -> None:
 )
 @click.option("--cache-dir", type=_directory, help="Where plans are kept by their content.")
 @_format_option("plan", formats.PLAN_FORMAT)
-def plan(shard: Path, plan_path: Path, report_path: Path, **options: Any) -> None:
+@_step("plan", "items", "batches", "content_hash")
+def plan(shard: Path, plan_path: Path, report_path: Path, **options: Any) -> Any:
     """Pack a shard's sequences into batches of a fixed token budget (First-Fit Decreasing)."""
     from virnucpro.plan.build import plan_shard
 
-    plan_shard(shard, plan_path, report_path, **options)
+    return plan_shard(shard, plan_path, report_path, **options)
 
 
 @cli.group()
 def model() -> None:
-    """Fetch and check model weights."""
+    """List, fetch and check model weights."""
+
+
+@model.command("list")
+@click.option("--json", "as_json", is_flag=True, help="For machines; sizes in bytes.")
+def model_list(as_json: bool) -> None:
+    """List the models that have a name, with their size, and where they are on this machine.
+
+    The list goes to standard output.
+    """
+    from virnucpro.model.catalogue import list_models
+
+    models = list_models()
+    click.echo(json.dumps(models, indent=2) if as_json else _model_table(models))
+
+
+def _model_table(models: list[dict[str, Any]]) -> str:
+    """Lay the models out for people, sizes in GB."""
+    line = "{:<20} {:>6} {:>9} {:>10} {:>12} {:>10} {:>10}  {:<7}  {}".format
+    names = ("name", "layers", "dimension", "parameters", "download GB", "float16 GB")
+    rows = [line(*names, "float32 GB", "licence", "on this machine")]
+    for entry in models:
+        memory = entry["memory_bytes"]
+        rows.append(
+            line(
+                *(entry["name"], entry["layers"], entry["dimension"]),
+                f"{entry['parameters'] / 1e6:,.0f}M",
+                *(f"{size / 1e9:,.2f}" for size in (entry["download_bytes"], *memory.values())),
+                *(entry["licence"], entry["found"] or "-"),
+            )
+        )
+    rows.append("The memory of a step comes on top of the weights: `virnucpro budget` measures it.")
+    return "\n".join(rows)
 
 
 @model.command("fetch")
 @click.argument("source")
-@click.option("--weights", required=True, type=_file, help="Safetensors file to write.")
-@click.option("--receipt", required=True, type=_file, help="Receipt to write (JSON).")
+@click.option(
+    "--weights",
+    type=_file,
+    help="Safetensors file to write. [default: resources/models/NAME.safetensors, where the "
+    "workflow looks]",
+)
+@click.option("--receipt", type=_file, help="Receipt to write. [default: NAME.json beside it]")
 @click.option("--download-dir", type=_directory, help="Where downloads are kept.")
 @_format_option("model", formats.MODEL_FORMAT)
-def model_fetch(source: str, weights: Path, receipt: Path, download_dir: Path | None) -> None:
-    """Convert weights once to safetensors.
+@_step("model fetch", "name", "weights_sha256")
+def model_fetch(
+    source: str, weights: Path | None, receipt: Path | None, download_dir: Path | None
+) -> Any:
+    """Get a model's weights, and convert them once to safetensors.
 
-    SOURCE is `demo`, the fair-esm name of an ESM-2 model, a fair-esm .pt file, or a folder in the
-    Hugging Face layout.
+    SOURCE is `demo`, the name of a model of `virnucpro model list`, a fair-esm .pt file, or a
+    folder in the Hugging Face layout. A name is looked for on this machine first: in the download
+    folder, in the cache of torch hub, and in that of the Hugging Face hub.
     """
+    from virnucpro.model.sources import find_source
     from virnucpro.model.weights import fetch_model
 
-    fetch_model(source, weights, receipt, download_dir=download_dir)
+    if weights is None:
+        weights = _MODELS / f"{find_source(source, download_dir).name}.safetensors"
+    receipt = receipt or weights.with_suffix(".json")
+    return fetch_model(source, weights, receipt, download_dir=download_dir)
 
 
 @model.command("verify")
 @click.argument("weights", type=_file)
-@click.argument("receipt", type=_file)
-def model_verify(weights: Path, receipt: Path) -> None:
-    """Check converted weights against their receipt."""
+@click.argument("receipt", type=_file, required=False)
+@_step("model verify", "name", "weights_sha256")
+def model_verify(weights: Path, receipt: Path | None) -> Any:
+    """Check converted WEIGHTS against their RECEIPT (by default the .json beside them).
+
+    In place of the file, the name of a model that the workflow has fetched may be given.
+    """
     from virnucpro.model.weights import verify_model
 
-    found = verify_model(weights, receipt)
+    fetched = _MODELS / f"{weights}.safetensors"
+    if not weights.suffix and not weights.exists() and fetched.exists():
+        weights = fetched
+    found = verify_model(weights, receipt or weights.with_suffix(".json"))
     logger.info("%s: weights are whole, sha256 %s", found["name"], found["weights_sha256"])
+    return found
 
 
 @cli.command()
@@ -153,14 +232,15 @@ def model_verify(weights: Path, receipt: Path) -> None:
 @click.option("--max-sequence-length", type=_positive, default=1022, show_default=True)
 @click.option("--cache-dir", type=_directory, help="Keeps measured rates and compiled kernels.")
 @_format_option("token budget", formats.BUDGET_FORMAT)
-def budget(weights: Path, receipt: Path, out: Path, cache_dir: Path | None, **options: Any) -> None:
+@_step("budget", "device", "dtype", "backend", "tokens_per_step")
+def budget(weights: Path, receipt: Path, out: Path, cache_dir: Path | None, **options: Any) -> Any:
     """Measure how many tokens a step should compute on this device."""
     _keep_compiled_kernels(cache_dir)
     sha256 = sha256_meanwhile(weights)  # beside the imports of torch, which take as long
     options["device"] = claim_device(options["device"])
     from virnucpro.embed.budget import write_measured_budget
 
-    write_measured_budget(
+    return write_measured_budget(
         weights, receipt, out, cache_dir=cache_dir, weights_sha256=sha256, **options
     )
 
@@ -187,7 +267,12 @@ def budget(weights: Path, receipt: Path, out: Path, cache_dir: Path | None, **op
 @click.option("--token-budget", type=_positive, help="Upper limit of the tokens of a step.")
 @click.option("--cache-dir", type=_directory, help="Keeps compiled kernels.")
 @_format_option("embeddings", formats.EMBED_FORMAT)
-def embed(cache_dir: Path | None, **given: Any) -> None:
+@_step(
+    "embed",
+    *("shard", "sequences", "model", "device", "backend", "compute_dtype", "tokens_per_step"),
+    *("steps", "retries", "recomputed_float32"),
+)
+def embed(cache_dir: Path | None, **given: Any) -> Any:
     """Run ESM-2 over a planned shard and write one vector a sequence."""
     _keep_compiled_kernels(cache_dir)
     sha256 = sha256_meanwhile(given["weights"])  # beside the imports of torch
@@ -196,7 +281,7 @@ def embed(cache_dir: Path | None, **given: Any) -> None:
 
     names = ShardFiles.__dataclass_fields__
     files = ShardFiles(**{name: given.pop(name) for name in names})
-    embed_shard(files, EmbedOptions(**given), sha256)
+    return embed_shard(files, EmbedOptions(**given), sha256)
 
 
 def _exports(
@@ -228,11 +313,12 @@ def _exports(
     help="Also write parquet, npy or uniprot-h5; may be given several times.",
 )
 @_format_option("merged embeddings", formats.MERGE_FORMAT)
-def merge(**options: Any) -> None:
+@_step("merge", "read", "embedded", "quarantined", "truncated", "normalised")
+def merge(**options: Any) -> Any:
     """Bring shard embeddings into input order, and account for every record exactly once."""
     from virnucpro.store.merge import merge as merge_shards
 
-    merge_shards(**options)
+    return merge_shards(**options)
 
 
 @cli.group()
@@ -251,9 +337,10 @@ def report() -> None:
 @click.option("--layers", type=int, multiple=True, default=(-1,), show_default=True)
 @click.option("--output-dtype", default="float32", show_default=True)
 @_format_option("report", formats.REPORT_FORMAT)
+@_step("report plans", "sample", "totals")
 def report_plans(
     model: str | None, layers: tuple[int, ...], output_dtype: str, **options: Any
-) -> None:
+) -> Any:
     """Sum the plans of all shards: efficiency and estimated cost, before a GPU is taken."""
     from virnucpro.model.config import KNOWN_MODELS
     from virnucpro.store.cost import Wanted
@@ -263,7 +350,7 @@ def report_plans(
     if model is not None:
         known = KNOWN_MODELS.get(model)
         wanted = Wanted(model, known.dim if known else None, len(layers), output_dtype)
-    plans_report(**options, wanted=wanted)
+    return plans_report(**options, wanted=wanted)
 
 
 @report.command("run")
@@ -274,14 +361,32 @@ def report_plans(
 @click.option("--quarantine", required=True, type=_file)
 @click.option("--json", "json_path", required=True, type=_file)
 @click.option("--tsv", "tsv_path", required=True, type=_file)
-@click.option("--figures", "figures_dir", required=True, type=_directory)
+@click.option(
+    "--report", "report_dir", required=True, type=_directory, help="Pages and figures to write."
+)
 @click.option("--cache-dir", type=_directory, help="Where measured rates are kept.")
 @_format_option("report", formats.REPORT_FORMAT)
-def report_run(**options: Any) -> None:
+@_step("report run", "sample", "ledger", "measured")
+def report_run(**options: Any) -> Any:
     """Compare plan and run, with figures."""
     from virnucpro.store.report import run_report
 
-    run_report(**options)
+    return run_report(**options)
+
+
+@report.command("overview")
+@click.argument("samples", nargs=-1, required=True)
+@click.option("--results", required=True, type=_directory, help="Holds a folder for each sample.")
+@click.option(
+    "--report", "report_dir", required=True, type=_directory, help="Pages and figures to write."
+)
+@_format_option("report", formats.REPORT_FORMAT)
+@_step("report overview")
+def report_overview(samples: tuple[str, ...], results: Path, report_dir: Path) -> None:
+    """Put all SAMPLES into one table, and map their embeddings (PCA; UMAP where installed)."""
+    from virnucpro.store.overview import overview
+
+    overview(results, samples, report_dir=report_dir)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:

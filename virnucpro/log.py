@@ -1,9 +1,28 @@
-"""Logging, set up in one place: the command line calls `configure`, modules only get loggers."""
+"""Logging, set up in one place: the command line calls `configure`, modules only get loggers.
 
+Everything goes to standard error. On a terminal, lines are written above a progress bar; elsewhere
+each step ends with one line of JSON for machines (see `step`).
+"""
+
+from __future__ import annotations
+
+import json
 import logging
+import resource
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-__all__ = ["configure"]
+from tqdm import tqdm
+
+from virnucpro import __version__
+from virnucpro.errors import VirnucproError
+
+__all__ = ["configure", "step"]
+
+logger = logging.getLogger(__name__)
 
 
 def configure(verbosity: int = 0) -> None:
@@ -13,11 +32,67 @@ def configure(verbosity: int = 0) -> None:
         verbosity: -1 for warnings only, 0 for information, 1 for debugging.
     """
     level = {-1: logging.WARNING, 0: logging.INFO}.get(verbosity, logging.DEBUG)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(
-        logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+        _Formatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
     )
-    logger = logging.getLogger("virnucpro")
-    logger.handlers[:] = [handler]
-    logger.setLevel(level)
-    logger.propagate = False
+    package = logging.getLogger("virnucpro")
+    package.handlers[:] = [handler]
+    package.setLevel(level)
+    package.propagate = False
+
+
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Takes a progress bar away while a line is written."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
+
+
+class _Formatter(logging.Formatter):
+    """Puts time and level before a line, except where it is for machines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if getattr(record, "for_machines", False):
+            return record.getMessage()
+        return super().format(record)
+
+
+@contextmanager
+def step(name: str) -> Iterator[dict[str, Any]]:
+    """Time a step; where the log is no terminal, end it with one line of JSON.
+
+    The line has ``step``, ``status`` (``done`` or ``failed``), ``seconds``,
+    ``peak_memory_bytes`` (resident memory of the process), ``version`` and ``result``, or
+    ``error`` in place of the last.
+
+    Args:
+        name: of the step, as on the command line.
+
+    Yields:
+        A dict to put the results into.
+    """
+    begun = time.perf_counter()
+    result: dict[str, Any] = {}
+    try:
+        yield result
+    except (VirnucproError, OSError) as error:
+        what, _, _ = str(error).partition("\n  hint: ")
+        _say(name, "failed", begun, error=what)
+        raise
+    _say(name, "done", begun, result=result)
+
+
+def _say(name: str, status: str, begun: float, **rest: Any) -> None:
+    if sys.stderr.isatty():
+        return
+    line = {
+        "step": name,
+        "status": status,
+        "seconds": round(time.perf_counter() - begun, 3),
+        "peak_memory_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "version": __version__,
+        **rest,
+    }
+    logger.info(json.dumps(line, ensure_ascii=False), extra={"for_machines": True})

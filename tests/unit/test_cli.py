@@ -24,6 +24,7 @@ COMMANDS = [
     ["report"],
     ["report", "plans"],
     ["report", "run"],
+    ["report", "overview"],
 ]
 
 

@@ -8,7 +8,7 @@ import pytest
 import virnucpro
 
 PACKAGE = Path(virnucpro.__file__).parent
-SHARED = {"errors", "files", "formats", "log"}
+SHARED = {"errors", "files", "formats", "log", "progress"}
 # Each layer with those it may use, beside itself and SHARED.
 LAYERS = {
     "sequences": set(),

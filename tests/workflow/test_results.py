@@ -39,9 +39,13 @@ def test_exports_and_figures_are_written(finished):
         "embeddings.h5",
         "packing_report.json",
         "packing_report.tsv",
-        "figures/length_distribution.svg",
-        "figures/packing_efficiency.svg",
-        "figures/throughput.svg",
+        "report/summary.html",
+        "report/ledger.html",
+        "report/length_distribution.svg",
+        "report/duplicates.svg",
+        "report/packing_efficiency.svg",
+        "report/packing_by_shard.svg",
+        "report/throughput.svg",
     ]:
         assert (finished / "results" / "lambda" / name).stat().st_size > 0, name
 
@@ -53,10 +57,11 @@ def test_finished_run_has_nothing_to_do(finished):
 
 
 def test_report_is_made_offline(finished, tmp_path):
-    report = tmp_path / "report.zip"
-    run = snakemake(finished, "--report", str(report))
-    assert run.status == 0, run.text
-    assert report.stat().st_size > 10_000
+    for name in ("report.html", "report.zip"):
+        report = tmp_path / name
+        run = snakemake(finished, "--report", str(report))
+        assert run.status == 0, run.text
+        assert 100_000 < report.stat().st_size < 20_000_000
 
 
 def test_summary_says_where_the_results_are(finished):

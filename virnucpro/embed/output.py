@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from virnucpro.embed.device_lock import claimed
 from virnucpro.embed.engine import Failure, StepResult
 from virnucpro.errors import DataError
 from virnucpro.files import reserve
+from virnucpro.model.devices import peak_memory_bytes
 
 __all__ = ["ShardOutput", "StepRecord"]
 
@@ -107,9 +107,7 @@ class ShardOutput:
             rows=rows.tolist(),
             tokens=len(batch["input_ids"]),
             seconds=seconds,
-            peak_memory_bytes=(
-                torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-            ),
+            peak_memory_bytes=peak_memory_bytes(),
             retries=result.splits,
             recomputed=result.recomputed,
             quarantined=[

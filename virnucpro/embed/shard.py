@@ -28,7 +28,6 @@ from virnucpro.embed.closeness import SAMPLE, closeness_to_float32
 from virnucpro.embed.engine import Engine
 from virnucpro.embed.output import ShardOutput
 from virnucpro.embed.pieces import Pieces, pieces_directory
-from virnucpro.embed.progress import Progress
 from virnucpro.embed.step import StepShape
 from virnucpro.embed.tokens import choose_tokens_per_step
 from virnucpro.errors import DataError, InputError
@@ -47,6 +46,7 @@ from virnucpro.model.esm2 import PackedESM2
 from virnucpro.model.loading import load_model
 from virnucpro.plan.first_fit import SPECIAL_TOKENS
 from virnucpro.plan.plan import Plan, read_plan
+from virnucpro.progress import Progress
 
 __all__ = ["EmbedOptions", "ShardFiles", "embed_shard"]
 

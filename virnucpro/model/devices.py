@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import resource
+
 import torch
 
 from virnucpro.errors import InputError
 
-__all__ = ["DTYPES", "device_name", "dtype_name", "select_device", "select_dtype"]
+__all__ = [
+    "DTYPES",
+    "device_name",
+    "dtype_name",
+    "peak_memory_bytes",
+    "select_device",
+    "select_dtype",
+]
 
 DTYPES = {
     "float32": torch.float32,
@@ -98,3 +107,13 @@ def dtype_name(dtype: torch.dtype) -> str:
 def device_name(device: torch.device) -> str:
     """Name the device as its maker does (a CPU is just ``cpu``)."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def peak_memory_bytes() -> int:
+    """Give the most memory that was in use so far.
+
+    On a CUDA device what this process had allocated there; without one, the process's resident
+    memory.
+    """
+    allocated = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return allocated or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -75,15 +75,19 @@ _UNUSED = re.compile(r"^(esm\.)?(embeddings\.position_(ids|embeddings\.weight)|p
 class HuggingFaceSource:
     """A local folder as a source of weights (see `virnucpro.model.sources.Source`).
 
+    Args:
+        folder: the folder.
+        name: what the model is called, or None for the folder's name.
+
     Raises:
         InputError: there is no ``config.json``, or no weights are beside it.
     """
 
     demo = False
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str | None = None) -> None:
         self.folder = folder
-        self.name = folder.resolve().name
+        self.name = name or folder.resolve().name
         self.weight_files = _weight_files(folder)
         self.files: tuple[Path, ...] = (folder / "config.json", *self.weight_files)
 

@@ -12,7 +12,8 @@ from virnucpro.errors import InputError
 from virnucpro.model.config import KNOWN_MODELS, ModelConfig
 from virnucpro.model.demo import DemoSource
 from virnucpro.model.huggingface import HuggingFaceSource
-from virnucpro.model.published import DownloadedSource, PublishedSource
+from virnucpro.model.named import NamedSource
+from virnucpro.model.published import PublishedSource
 
 __all__ = ["Source", "find_source"]
 
@@ -54,7 +55,7 @@ def find_source(source: str, download_dir: Path | None = None) -> Source:
     if source == DemoSource.name:
         return DemoSource()
     if source in KNOWN_MODELS:
-        return DownloadedSource(source, download_dir)
+        return NamedSource(source, download_dir)
     path = Path(source)
     if path.is_dir():
         return HuggingFaceSource(path)

@@ -1,51 +1,46 @@
-"""The report's figures, as SVG whose bytes depend on the numbers only.
-
-Colours are from the palette of Okabe and Ito (2008), which colour-blind readers can tell apart and
-which differ in lightness, so they also print in grey.
-"""
+"""The figures of one sample."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from virnucpro.files import atomic_path
+from virnucpro.store.drawing import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    SKY,
+    WHOLE_NUMBERS,
+    YELLOW,
+    new_figure,
+)
 from virnucpro.store.summaries import Trace
 
-__all__ = ["length_distribution", "packing_efficiency", "throughput"]
+__all__ = ["duplicates", "length_distribution", "packing_by_shard", "packing_efficiency", "run"]
 
-BLUE, ORANGE, GREEN, SKY, BLACK = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#000000"
-_STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "virnucpro",
-    "svg.fonttype": "path",
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so it is the same everywhere
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "path.simplify": False,
-}
 _BINS = 60
 _MANY_POINTS = 500
+_MANY_SHARDS = 40
+_PIECES = 200
+_COPIES = (1, 2, 3, 5, 9, 17)
+_GB = 1e9
+_LEAST_PERCENT = 0.01
 
-
-@contextmanager
-def _figure(path: Path, height: float) -> Iterator[Axes]:
-    """Give the axes of a new figure, 6.5 inches wide, and save it as SVG at the end."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(6.5, height), dpi=150, layout="constrained")
-        yield figure.add_subplot()
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format="svg", metadata={"Date": None})
+# How each way of making batches is drawn, here and in the figure shard by shard.
+_WAYS = {
+    "planned": ("First-fit decreasing,\nas planned", BLUE, "o"),
+    "achieved": ("First-fit decreasing,\nas it ran", YELLOW, "x"),
+    "next_fit_decreasing": ("Next-fit decreasing", SKY, "s"),
+    "sorted_padding": ("Padding, sorted\nby length", GREEN, "^"),
+    "unsorted_padding": ("Padding, unsorted", ORANGE, "v"),
+}
 
 
 def length_distribution(
@@ -74,7 +69,8 @@ def length_distribution(
     cut, total = int(counts[lengths > max_sequence_length].sum()), int(counts.sum())
     # Labels at 1, 2 and 5 in each decade, while there is room for them.
     labelled = (1, 2, 5) if edges[-1] < 500 * edges[0] else (1,)
-    with _figure(path, 3.4) as axes:
+    with new_figure(path, 3.4) as figure:
+        axes = figure.add_subplot()
         for chosen, colour in ((~longer, BLUE), (longer, ORANGE)):
             axes.bar(
                 edges[:-1][chosen],
@@ -92,44 +88,41 @@ def length_distribution(
             else "they are embedded in windows"
         )
         axes.set_title(
-            f"{cut:,} of {total:,} records ({100 * cut / total:.2f}%) are longer than "
-            f"{max_sequence_length:,} residues\n(right of the dashed line): {fate}",
-            fontsize=10,
-            loc="left",
+            f"{cut:,} of {total:,} records ({100 * cut / total:.2f}%) exceed "
+            f"{max_sequence_length:,} residues\n(right of the line): {fate}",
         )
         axes.set_xscale("log")
         axes.set_xlim(edges[0], edges[-1])
         axes.xaxis.set_major_locator(LogLocator(subs=labelled))
-        axes.xaxis.set_major_formatter(FuncFormatter(_whole))
+        axes.xaxis.set_major_formatter(WHOLE_NUMBERS)
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("Length (residues, log scale)")
-        axes.set_ylabel("Records")
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        axes.yaxis.set_major_formatter(FuncFormatter(_whole))
-        axes.grid(axis="y", color="0.9")
+        _count_axis(axes, "Records")
 
 
-def _whole(value: float, _position: int | None = None) -> str:
-    return f"{value:,.0f}"
+def _count_axis(axes: Axes, label: str) -> None:
+    """Make the vertical axis one of whole numbers from 0."""
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel(label)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_formatter(WHOLE_NUMBERS)
+    axes.grid(axis="y", color="0.9")
 
 
-def packing_efficiency(totals: dict[str, Any], path: Path) -> None:
-    """Draw the share of computed tokens that are real, for this plan and for other ways.
+def packing_efficiency(planned: dict[str, Any], filled: float, path: Path) -> None:
+    """Draw the share of computed tokens that are real: as planned, as it ran, and other ways.
 
     Args:
-        totals: as `summarise_plans` gives them.
+        planned: as `summarise_plans` gives it.
+        filled: of the steps that ran, see `summarise_traces`.
         path: the SVG to write.
     """
-    other = totals["alternatives"]
-    bars = [
-        ("First-fit decreasing\n(this plan)", totals["efficiency"], BLUE),
-        ("Next-fit decreasing", other["next_fit_decreasing"]["efficiency"], SKY),
-        ("Padding, sorted\nby length", other["sorted_padding"]["efficiency"], GREEN),
-        ("Padding, unsorted", other["unsorted_padding"]["efficiency"], ORANGE),
-    ]
-    with _figure(path, 2.6) as axes:
-        names, values, colours = zip(*bars, strict=True)
-        percent = [100 * value for value in values]
+    shares = {**_planned_shares(planned), "achieved": filled}
+    with new_figure(path, 3.0) as figure:
+        axes = figure.add_subplot()
+        names = [name for name, _, _ in _WAYS.values()]
+        colours = [colour for _, colour, _ in _WAYS.values()]
+        percent = [100 * shares[way] for way in _WAYS]
         drawn = axes.barh(names, percent, color=colours, height=0.65)
         axes.bar_label(drawn, [f"{value:.2f}%" for value in percent], padding=4)
         axes.invert_yaxis()
@@ -140,8 +133,86 @@ def packing_efficiency(totals: dict[str, Any], path: Path) -> None:
         axes.grid(axis="x", color="0.9")
 
 
-def throughput(traces: Sequence[Trace], path: Path) -> None:
-    """Draw the rate of each step along the run, shard after shard, and the overall rate.
+def _planned_shares(plan: dict[str, Any]) -> dict[str, float]:
+    others = {name: values["efficiency"] for name, values in plan["alternatives"].items()}
+    return {"planned": plan["efficiency"], **others}
+
+
+def packing_by_shard(plans: Sequence[dict[str, Any]], filled: Sequence[float], path: Path) -> None:
+    """Draw what is lacking to 100% for each shard, on a log scale: ways that differ little, too.
+
+    Args:
+        plans: the shards' plan reports, in order.
+        filled: of the steps that ran, one a shard.
+        path: the SVG to write.
+    """
+    planned = [_planned_shares(plan) for plan in plans]
+    lines = {way: [shares[way] for shares in planned] for way in _WAYS if way != "achieved"}
+    lines["achieved"] = list(filled)
+    size = 6 if len(plans) <= _MANY_SHARDS else 3
+    with new_figure(path, 3.8) as figure:
+        axes = figure.add_subplot()
+        for way, (name, colour, marker) in _WAYS.items():
+            lost = np.maximum(100 * (1 - np.array(lines[way])), _LEAST_PERCENT)
+            axes.plot(
+                range(len(plans)),
+                lost,
+                linestyle="none",
+                marker=marker,
+                markersize=size,
+                color=colour,
+                label=name.replace("\n", " "),
+                clip_on=False,  # a point at 0.01% stands on the edge
+                zorder=3,
+            )
+        axes.set_yscale("log")
+        axes.set_ylim(_LEAST_PERCENT, 100)
+        axes.yaxis.set_major_formatter(lambda value, _position: f"{value:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlim(-0.5, len(plans) - 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+        axes.set_xlabel("Shard (number)")
+        axes.set_ylabel("Not real among computed\ntokens (%, log scale)")
+        axes.grid(axis="y", color="0.9")
+        figure.legend(loc="outside upper left", ncols=2, handletextpad=0.3, columnspacing=1.5)
+
+
+def duplicates(
+    copies: npt.NDArray[np.int64], sequences: npt.NDArray[np.int64], saved: int, path: Path
+) -> None:
+    """Draw how many sequences stand on how many records, and what computing each once saved.
+
+    Args:
+        copies: [k] distinct numbers of records of one sequence, rising.
+        sequences: [k] sequences that stand on that many records.
+        saved: tokens that were not computed again.
+        path: the SVG to write.
+    """
+    records, distinct = int((copies * sequences).sum()), int(sequences.sum())
+    heights, _ = np.histogram(copies, bins=[*_COPIES, np.inf], weights=sequences)
+    highest = [following - 1 for following in _COPIES[1:]]
+    names = [
+        f"{low}" if low == high else f"{low}–{high}"
+        for low, high in zip(_COPIES, highest, strict=False)
+    ]
+    names.append(f"{_COPIES[-1]} or more")
+    with new_figure(path, 3.2) as figure:
+        axes = figure.add_subplot()
+        drawn = axes.bar(range(len(names)), heights, color=[SKY, *[BLUE] * (len(names) - 1)])
+        axes.bar_label(drawn, [f"{height:,.0f}" for height in heights], padding=2, fontsize=9)
+        axes.set_title(
+            f"{records - distinct:,} of {records:,} records "
+            f"({100 * (records - distinct) / max(records, 1):.2f}%) repeat a sequence:\n"
+            f"{saved:,} tokens were not computed again"
+        )
+        axes.set_xticks(range(len(names)), names)
+        axes.set_xlabel("Records with the same sequence (number)")
+        axes.margins(y=0.12)
+        _count_axis(axes, "Distinct sequences")
+
+
+def run(traces: Sequence[Trace], path: Path) -> None:
+    """Draw the rate of each step along the run, shard after shard, and the memory in use.
 
     Args:
         traces: of all shards, in order.
@@ -149,28 +220,49 @@ def throughput(traces: Sequence[Trace], path: Path) -> None:
     """
     tokens = np.concatenate([trace.tokens for trace in traces])
     seconds = np.concatenate([trace.seconds for trace in traces])
-    steps = np.arange(1, len(tokens) + 1)
+    memory = np.concatenate([trace.peak_memory_bytes for trace in traces])
     timed = seconds > 0
-    with _figure(path, 3.2) as axes:
-        axes.plot(
-            steps[timed],
-            tokens[timed] / seconds[timed],
-            linestyle="none",
-            marker=".",
-            markersize=5 if len(steps) <= _MANY_POINTS else 3,
-            color=BLUE,
-            rasterized=len(steps) > _MANY_POINTS,
-        )
+    rate = np.full(len(tokens), np.nan)
+    rate[timed] = tokens[timed] / seconds[timed]
+    memory = np.where(memory > 0, memory / _GB, np.nan)
+    with new_figure(path, 4.6) as figure:
+        above, below = figure.subplots(2, sharex=True, height_ratios=(3, 2))
+        _points(above, rate, BLUE)
         if timed.any():
             overall = tokens[timed].sum() / seconds[timed].sum()
-            axes.axhline(overall, color=ORANGE, linewidth=1.5)
-            axes.set_title(f"Overall {overall:,.0f} tokens/s (line)", fontsize=10, loc="left")
-        for border in np.cumsum([len(trace.tokens) for trace in traces])[:-1]:
-            axes.axvline(border + 0.5, color="0.8", linewidth=0.8, zorder=0)
-        axes.set_ylim(bottom=0)
-        axes.set_xlim(0.5, max(len(steps), 1) + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-        axes.yaxis.set_major_formatter(FuncFormatter(_whole))
-        axes.set_xlabel("Step (shard after shard, divided by grey lines)")
-        axes.set_ylabel("Throughput (tokens/s)")
-        axes.grid(axis="y", color="0.9")
+            above.axhline(overall, color=ORANGE, linewidth=1.5)
+            above.set_title(f"Overall {overall:,.0f} tokens/s (line)")
+        above.set_ylabel("Throughput (tokens/s)")
+        above.yaxis.set_major_formatter(WHOLE_NUMBERS)
+        _points(below, memory, GREEN)
+        known = np.isfinite(memory).any()
+        below.set_title(f"Peak {np.nanmax(memory):,.2f} GB" if known else "Not known here")
+        below.set_ylabel("Peak memory (GB)")
+        for axes in (above, below):
+            axes.set_ylim(bottom=0, top=None if (timed.any() if axes is above else known) else 1)
+            axes.grid(axis="y", color="0.9")
+        borders = np.cumsum([len(trace.tokens) for trace in traces])[:-1] + 0.5
+        if few := len(traces) <= _MANY_SHARDS:
+            for axes in (above, below):
+                axes.vlines(borders, 0, 1, "0.8", lw=0.8, transform=axes.get_xaxis_transform())
+        below.set_xlim(0.5, max(len(tokens), 1) + 0.5)
+        below.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+        below.xaxis.set_major_formatter(WHOLE_NUMBERS)
+        divided = ", divided by grey lines" if few and len(traces) > 1 else ""
+        below.set_xlabel(f"Step (number, shard after shard{divided})")
+
+
+def _points(axes: Axes, values: npt.NDArray[np.float64], colour: str) -> None:
+    """Draw a value a step; of many steps, rasterised points and the course of their medians."""
+    steps = np.arange(1, len(values) + 1)
+    many = len(steps) > _MANY_POINTS
+    size = 2 if many else 5
+    axes.plot(steps, values, ".", color=colour, markersize=size, rasterized=many)
+    if not many:
+        return
+    middles, medians = [], []
+    for piece in np.array_split(np.flatnonzero(np.isfinite(values)), _PIECES):
+        if len(piece):
+            middles.append(piece.mean() + 1)
+            medians.append(np.median(values[piece]))
+    axes.plot(middles, medians, color=BLACK, linewidth=0.8)

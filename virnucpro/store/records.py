@@ -15,7 +15,15 @@ import pyarrow.parquet as pq
 from virnucpro.errors import DataError
 from virnucpro.plan.plan import Plan
 
-__all__ = ["Places", "RecordKeys", "iter_ids", "iter_records", "place_shard", "read_keys"]
+__all__ = [
+    "Places",
+    "RecordKeys",
+    "iter_ids",
+    "iter_lengths",
+    "iter_records",
+    "place_shard",
+    "read_keys",
+]
 
 COLUMNS = (
     "id",
@@ -29,6 +37,7 @@ COLUMNS = (
     "line",
 )
 BLOCK = 8192
+_MANY_ROWS = 1 << 17
 _HINT = "remove the sample's shards and records and run split again"
 
 
@@ -117,6 +126,20 @@ def iter_ids(path: Path) -> Iterator[str]:
     """Yield the ids of records.parquet in input order."""
     for batch in _batches(path, ("id",)):
         yield from batch["id"].to_pylist()
+
+
+def iter_lengths(path: Path) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """Yield what the records' texts are not needed for, in blocks, in input order.
+
+    Yields:
+        ``length``, ``replaced``, ``normalised``, and the first half of ``key`` as uint64.
+    """
+    for batch in _batches(path, ("length", "replaced", "normalised", "key"), _MANY_ROWS):
+        keys = batch.pop("key")
+        block = {name: array.to_numpy(zero_copy_only=False) for name, array in batch.items()}
+        halves = np.frombuffer(keys.buffers()[1], np.uint64).reshape(-1, 2)
+        block["key"] = halves[keys.offset : keys.offset + len(keys), 0].copy()
+        yield block
 
 
 def iter_records(path: Path, rows: int = BLOCK) -> Iterator[dict[str, Any]]:

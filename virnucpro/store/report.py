@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
+from statistics import median
 from typing import Any
 
 from virnucpro.errors import DataError
-from virnucpro.files import atomic_path, write_json
+from virnucpro.files import atomic_path, write_bytes, write_json
 from virnucpro.formats import REPORT_FORMAT
+from virnucpro.store import figures
 from virnucpro.store.cost import Wanted, cost_lines, estimate_cost
-from virnucpro.store.figures import length_distribution, packing_efficiency, throughput
 from virnucpro.store.ledger import read_quarantine
+from virnucpro.store.pages import ledger_page, summary_page
 from virnucpro.store.provenance import DEMO_NOTICE
 from virnucpro.store.rates import estimate_seconds
 from virnucpro.store.receipts import check_agreement, check_complete, read_receipt
@@ -21,6 +23,7 @@ from virnucpro.store.shards import read_manifest, shard_names
 from virnucpro.store.summaries import (
     PARAMETERS,
     RecordSummary,
+    Trace,
     read_plan_reports,
     read_trace,
     summarise_plans,
@@ -46,6 +49,7 @@ _PLAN_COLUMNS = (
     "unsorted_padding",
     "truncated_sequences",
 )
+_INPUT_FIELDS = ("sha256", "records")
 _EXECUTION_FIELDS = (
     "device",
     "backend",
@@ -170,7 +174,7 @@ def run_report(
     quarantine: Path,
     json_path: Path,
     tsv_path: Path,
-    figures_dir: Path,
+    report_dir: Path,
     cache_dir: Path | None = None,
 ) -> dict[str, Any]:
     """Report on a finished run: planned and achieved, and where every record went.
@@ -185,7 +189,9 @@ def run_report(
         quarantine: the final quarantine table.
         json_path: the report.
         tsv_path: a row a shard, and one with the total.
-        figures_dir: gets length_distribution.svg, packing_efficiency.svg, throughput.svg.
+        report_dir: gets the pages summary.html and ledger.html, and the figures
+            length_distribution.svg, packing_efficiency.svg, packing_by_shard.svg, duplicates.svg
+            and throughput.svg.
         cache_dir: holds ``rates.json``; the rates are compared with what came to pass.
 
     Returns:
@@ -210,23 +216,23 @@ def run_report(
         "sample": manifest["sample"],
         "demo": receipts[0]["demo"],
         "notice": DEMO_NOTICE if receipts[0]["demo"] else None,
-        "model": _model(receipts[0]),
+        "inputs": [
+            {"file": PurePath(entry["path"]).name, **{key: entry[key] for key in _INPUT_FIELDS}}
+            for entry in manifest["inputs"]
+        ],
+        "model": {**_model(receipts[0]), "closeness": _closeness(receipts)},
         "parameters": parameters,
         "ledger": _ledger(manifest, summary, quarantine, limits),
         "duplicates": _duplicates(manifest, plans[0], totals, summary),
         "planned": totals,
         "shards": [_planned(plan) for plan in plans],
         "execution": _execution(receipts),
-        "measured": summarise_traces(traces, [receipt["tokens_per_step"] for receipt in receipts]),
+        "measured": _measured(traces, receipts, totals),
     }
     report["measured"]["estimate"] = _compare(report, receipts, cache_dir)
     write_json(json_path, report)
     _write_tsv(tsv_path, *_run_table(report))
-    length_distribution(
-        summary.lengths, summary.counts, *limits, figures_dir / "length_distribution.svg"
-    )
-    packing_efficiency(totals, figures_dir / "packing_efficiency.svg")
-    throughput(traces, figures_dir / "throughput.svg")
+    _show(report, plans, summary, traces, quarantine, report_dir)
     if report["notice"]:
         logger.warning(report["notice"])
     return report
@@ -254,9 +260,68 @@ def _compare(
     return None
 
 
+def _measured(
+    traces: Sequence[Trace], receipts: Sequence[dict[str, Any]], totals: dict[str, Any]
+) -> dict[str, Any]:
+    """Sum up the traces; what a million residues cost is in seconds of the device."""
+    measured = summarise_traces(traces, [receipt["tokens_per_step"] for receipt in receipts])
+    residues = totals["residues"]
+    cost = round(1e6 * measured["seconds"] / residues, 4) if residues else None
+    return {"seconds_per_million_residues": cost, **measured}
+
+
+def _show(
+    report: dict[str, Any],
+    plans: Sequence[dict[str, Any]],
+    summary: RecordSummary,
+    traces: Sequence[Trace],
+    quarantine: Path,
+    folder: Path,
+) -> None:
+    """Write the pages and figures of `snakemake --report`."""
+    ledger = ledger_page(report, read_quarantine(quarantine))
+    write_bytes(folder / "summary.html", summary_page(report).encode())
+    write_bytes(folder / "ledger.html", ledger.encode())
+    parameters, measured = report["parameters"], report["measured"]
+    figures.length_distribution(
+        summary.lengths,
+        summary.counts,
+        parameters["max_sequence_length"],
+        parameters["long_sequences"],
+        folder / "length_distribution.svg",
+    )
+    figures.packing_efficiency(
+        report["planned"], measured["filled"], folder / "packing_efficiency.svg"
+    )
+    figures.packing_by_shard(
+        plans,
+        [shard["filled"] for shard in measured["shards"]],
+        folder / "packing_by_shard.svg",
+    )
+    saved = report["duplicates"]["tokens_saved"]
+    figures.duplicates(summary.copies, summary.sequences, saved, folder / "duplicates.svg")
+    figures.run(traces, folder / "throughput.svg")
+
+
 def _model(receipt: dict[str, Any]) -> dict[str, Any]:
     fields = ("model", "weights_sha256", "layers", "pooling", "compute_dtype")
     return {**{field: receipt[field] for field in fields}, "output_dtype": receipt["dtype"]}
+
+
+def _closeness(receipts: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Sum up how close a coarse number format was to float32 in each shard; None if not asked."""
+    found = [receipt["closeness"] for receipt in receipts if "closeness" in receipt]
+    if not found:
+        return None
+    return {
+        "sequences": sum(one["sequences"] for one in found),
+        **{key: min(one[key] for one in found) for key in found[0] if key.endswith("_min")},
+        **{
+            key: round(median(one[key] for one in found), 6)
+            for key in found[0]
+            if key.endswith("_median")
+        },
+    }
 
 
 def _ledger(
@@ -274,12 +339,15 @@ def _ledger(
             path=quarantine,
             hint="run merge again",
         )
+    truncated, residues_left_out = summary.truncated(*limits)
     return {
         "read": counts["read"],
         "embedded": summary.records - failed,
         "quarantined": reasons.total(),
         "quarantined_by_reason": dict(sorted(reasons.items())),
-        "truncated": summary.truncated(*limits),
+        "truncated": truncated,
+        "residues": summary.residues,
+        "residues_left_out": residues_left_out,
         "normalised": summary.normalised,
         "letters_replaced": summary.replaced,
         "duplicates": counts["duplicates"],

@@ -16,7 +16,7 @@ from virnucpro.files import read_json
 from virnucpro.formats import PLAN_FORMAT, check_format
 from virnucpro.plan.first_fit import SPECIAL_TOKENS
 from virnucpro.store.receipts import check_complete
-from virnucpro.store.records import iter_records
+from virnucpro.store.records import iter_lengths
 from virnucpro.store.shards import shard_names
 from virnucpro.store.tables import read_table
 
@@ -116,12 +116,16 @@ class RecordSummary:
     Attributes:
         lengths: distinct lengths in residues, rising, [k] int64.
         counts: records of each length, [k] int64.
+        copies: distinct numbers of records of one sequence, rising, [c] int64.
+        sequences: sequences that stand on that many records, [c] int64.
         normalised: records that normalising changed.
         replaced: letters that became X.
     """
 
     lengths: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]
+    copies: npt.NDArray[np.int64]
+    sequences: npt.NDArray[np.int64]
     normalised: int
     replaced: int
 
@@ -130,11 +134,17 @@ class RecordSummary:
         """Number of records."""
         return int(self.counts.sum())
 
-    def truncated(self, max_sequence_length: int, long_sequences: str) -> int:
-        """Count the records of which residues are left out."""
+    @property
+    def residues(self) -> int:
+        """Number of residues."""
+        return int((self.lengths * self.counts).sum())
+
+    def truncated(self, max_sequence_length: int, long_sequences: str) -> tuple[int, int]:
+        """Count the records of which residues are left out, and those residues."""
         if long_sequences != "truncate":
-            return 0
-        return int(self.counts[self.lengths > max_sequence_length].sum())
+            return 0, 0
+        beyond = np.maximum(self.lengths - max_sequence_length, 0)
+        return int(self.counts[beyond > 0].sum()), int((beyond * self.counts).sum())
 
     def tokens(self, max_sequence_length: int, long_sequences: str) -> int:
         """Count the tokens that the records would cost if each were computed by itself."""
@@ -146,22 +156,28 @@ class RecordSummary:
 
 
 def summarise_records(path: Path) -> RecordSummary:
-    """Read records.parquet as a stream.
+    """Read records.parquet as a stream; memory is 8 bytes a record, for counting copies.
 
     Raises:
         DataError: it is missing or damaged.
     """
     lengths: Counter[int] = Counter()
+    keys = []
     normalised = replaced = 0
-    for block in iter_records(path):
+    for block in iter_lengths(path):
         values, counts = np.unique(block["length"], return_counts=True)
         lengths.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
         normalised += int(np.count_nonzero(block["normalised"]))
         replaced += int(block["replaced"].sum())
+        keys.append(block["key"])
     ordered = sorted(lengths.items())
+    _, repeats = np.unique(np.concatenate(keys or [np.empty(0, np.uint64)]), return_counts=True)
+    copies, sequences = np.unique(repeats, return_counts=True)
     return RecordSummary(
         np.array([length for length, _ in ordered], dtype=np.int64),
         np.array([count for _, count in ordered], dtype=np.int64),
+        copies.astype(np.int64),
+        sequences.astype(np.int64),
         normalised,
         replaced,
     )

@@ -42,29 +42,53 @@ rule report:
         traces=of_all_shards("results/{sample}/embeddings/{shard}.trace.tsv"),
     output:
         json="results/{sample}/packing_report.json",
+        summary=report(
+            "results/{sample}/report/summary.html",
+            caption="../report/summary.rst",
+            category="Sample {sample}",
+            labels={"sheet": "1 Summary"},
+        ),
+        ledger=report(
+            "results/{sample}/report/ledger.html",
+            caption="../report/ledger.rst",
+            category="Sample {sample}",
+            labels={"sheet": "2 Ledger of all records"},
+        ),
+        length_distribution=report(
+            "results/{sample}/report/length_distribution.svg",
+            caption="../report/length_distribution.rst",
+            category="Sample {sample}",
+            labels={"sheet": "3 Lengths"},
+        ),
+        duplicates=report(
+            "results/{sample}/report/duplicates.svg",
+            caption="../report/duplicates.rst",
+            category="Sample {sample}",
+            labels={"sheet": "4 Duplicates"},
+        ),
+        packing_efficiency=report(
+            "results/{sample}/report/packing_efficiency.svg",
+            caption="../report/packing_efficiency.rst",
+            category="Sample {sample}",
+            labels={"sheet": "5 Packing"},
+        ),
+        packing_by_shard=report(
+            "results/{sample}/report/packing_by_shard.svg",
+            caption="../report/packing_by_shard.rst",
+            category="Sample {sample}",
+            labels={"sheet": "6 Packing by shard"},
+        ),
+        throughput=report(
+            "results/{sample}/report/throughput.svg",
+            caption="../report/throughput.rst",
+            category="Sample {sample}",
+            labels={"sheet": "7 Throughput and memory"},
+        ),
         tsv=report(
             "results/{sample}/packing_report.tsv",
             caption="../report/packing_report.rst",
-            category="{sample}",
-            labels={"what": "packing report", "kind": "table"},
-        ),
-        length_distribution=report(
-            "results/{sample}/figures/length_distribution.svg",
-            caption="../report/length_distribution.rst",
-            category="{sample}",
-            labels={"what": "length distribution", "kind": "figure"},
-        ),
-        packing_efficiency=report(
-            "results/{sample}/figures/packing_efficiency.svg",
-            caption="../report/packing_efficiency.rst",
-            category="{sample}",
-            labels={"what": "packing efficiency", "kind": "figure"},
-        ),
-        throughput=report(
-            "results/{sample}/figures/throughput.svg",
-            caption="../report/throughput.rst",
-            category="{sample}",
-            labels={"what": "throughput", "kind": "figure"},
+            category="Sample {sample}",
+            labels={"sheet": "8 Table of all shards"},
         ),
     log:
         "logs/report/{sample}.log",
@@ -78,11 +102,57 @@ rule report:
         shards=folder_of("manifest"),
         plans=folder_of("plans"),
         embeddings=folder_of("receipts"),
-        figures=subpath(output.throughput, parent=True),
+        report=subpath(output.summary, parent=True),
         format=format_option("report"),
     shell:
         "virnucpro report run --shards {params.shards:q} --plans {params.plans:q}"
         " --embeddings {params.embeddings:q} --records {input.records:q}"
         " --quarantine {input.quarantine:q} --json {output.json:q} --tsv {output.tsv:q}"
-        " --figures {params.figures:q} --cache-dir {resources.cache_dir:q}"
+        " --report {params.report:q} --cache-dir {resources.cache_dir:q}"
         " {params.format:q} 2> {log:q}"
+
+
+# The name of a sample starts with a letter or digit, so none is called `_all`.
+rule overview:
+    input:
+        reports=expand("results/{sample}/packing_report.json", sample=SAMPLES),
+        embeddings=expand("results/{sample}/embeddings.h5ad", sample=SAMPLES),
+    output:
+        overview=report(
+            "results/_all/overview.html",
+            caption="../report/overview.rst",
+            category="All samples",
+            labels={"sheet": "1 Overview"},
+        ),
+        by_length=report(
+            "results/_all/map_by_length.svg",
+            caption="../report/map.rst",
+            category="All samples",
+            labels={"sheet": "2 Map by length"},
+        ),
+        by_sample=report(
+            "results/_all/map_by_sample.svg",
+            caption="../report/map.rst",
+            category="All samples",
+            labels={"sheet": "3 Map by sample"},
+        ),
+        by_truncation=report(
+            "results/_all/map_by_truncation.svg",
+            caption="../report/map.rst",
+            category="All samples",
+            labels={"sheet": "4 Map by truncation"},
+        ),
+    log:
+        "logs/overview.log",
+    conda:
+        "../../envs/virnucpro.yaml"
+    resources:
+        mem_mb=8000,
+        runtime=120,
+    params:
+        samples=list(SAMPLES),
+        report=subpath(output.overview, parent=True),
+        format=format_option("report"),
+    shell:
+        "virnucpro report overview --results results --report {params.report:q}"
+        " {params.format:q} -- {params.samples:q} 2> {log:q}"

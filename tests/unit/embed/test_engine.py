@@ -147,3 +147,15 @@ def test_row_that_is_not_finite_in_float32_is_quarantined_alone(config):
     assert [(f.index, f.reason) for f in result.failures] == [(2, "not_finite")]
     assert np.isnan(result.pooled[2]).all()
     assert np.isfinite(np.delete(result.pooled, 2, axis=0)).all()
+
+
+def test_on_a_cpu_a_result_is_given_before_the_next_step_is_taken(model):
+    taken = []
+
+    def batches():
+        for sequence in random_sequences(3):
+            taken.append(sequence)
+            yield collate([sequence])
+
+    given = [len(taken) for _ in make_engine(model).stream(batches())]
+    assert given == [1, 2, 3]

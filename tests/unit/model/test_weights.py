@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from virnucpro.errors import DataError, InputError
 from virnucpro.formats import MODEL_FORMAT
-from virnucpro.model import published as published_module
+from virnucpro.model import named
 from virnucpro.model.config import KNOWN_MODELS, expected_tensors
 from virnucpro.model.sources import find_source
 from virnucpro.model.tensorfile import read_tensors, write_tensors
@@ -374,10 +374,11 @@ def test_download_is_hashed_for_the_receipt(build, files, tmp_path, monkeypatch)
     config = KNOWN_MODELS[NAME]
     content = build.published(build.esm2(config.layers, config.dim, config.heads))
 
-    def download(url, target, *, progress):
+    def download(address, target, check):
+        target.parent.mkdir()
         torch.save(content, target)
 
-    monkeypatch.setattr(published_module.torch.hub, "download_url_to_file", download)
+    monkeypatch.setattr(named, "download", download)
     receipt = fetch_model(NAME, *files, download_dir=tmp_path / "cache")
     assert receipt["source_sha256"] == sha256(tmp_path / "cache" / f"{NAME}.pt")
 

@@ -30,7 +30,7 @@ def run(sample: Sample, **options: Any) -> dict[str, Any]:
         quarantine=sample.quarantine,
         json_path=sample.root / "run.json",
         tsv_path=sample.root / "run.tsv",
-        figures_dir=sample.root / "figures",
+        report_dir=sample.root / "report",
         **options,
     )
 
@@ -198,13 +198,13 @@ def test_shards_that_ran_differently_are_named(sample: Sample) -> None:
 def test_all_but_the_measured_part_is_the_same_for_other_times(sample: Sample) -> None:
     sample.merge()
     first = run(sample)
-    figure = (sample.root / "figures" / "length_distribution.svg").read_bytes()
+    figure = (sample.root / "report" / "length_distribution.svg").read_bytes()
     trace = sample.embeddings_dir / "00000.trace.tsv"
     trace.write_text(trace.read_text().replace("\t0.", "\t7."))
     second = run(sample)
     assert first.pop("measured") != second.pop("measured")
     assert first == second
-    assert (sample.root / "figures" / "length_distribution.svg").read_bytes() == figure
+    assert (sample.root / "report" / "length_distribution.svg").read_bytes() == figure
 
 
 def test_report_of_records_that_do_not_add_up_is_refused(sample: Sample) -> None:
@@ -252,3 +252,21 @@ def test_run_is_compared_with_the_estimate_for_its_device(sample: Sample) -> Non
             measured["seconds"] / round(computed / 1000, 1), abs=1e-3
         ),
     }
+
+
+def test_closeness_of_float8_is_the_least_of_all_shards(sample: Sample) -> None:
+    sample.merge()
+    assert run(sample)["model"]["closeness"] is None
+    for number, name in enumerate(sample.names):
+        path = sample.embeddings_dir / f"{name}.json"
+        cosines = {"pooled_cosine_min": 0.9995 - number * 1e-4, "pooled_cosine_median": 0.9997}
+        cosines |= {"residue_cosine_min": 0.9991, "residue_cosine_median": 0.9996 - number * 1e-4}
+        found = json.loads(path.read_text()) | {"closeness": {"sequences": 16, **cosines}}
+        path.write_text(json.dumps(found))
+    closeness = run(sample)["model"]["closeness"]
+    last = len(sample.names) - 1
+    assert closeness["sequences"] == 16 * len(sample.names)
+    assert closeness["pooled_cosine_min"] == pytest.approx(0.9995 - last * 1e-4)
+    assert closeness["residue_cosine_median"] == pytest.approx(0.9996 - last / 2 * 1e-4)
+    page = (sample.root / "report" / "summary.html").read_text()
+    assert "Cosine to float32, embeddings" in page

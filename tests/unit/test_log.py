@@ -1,0 +1,84 @@
+import io
+import json
+import logging
+
+import pytest
+
+from virnucpro import __version__, log
+from virnucpro.errors import DataError
+from virnucpro.progress import Progress
+
+logger = logging.getLogger("virnucpro.test")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before():
+    package = logging.getLogger("virnucpro")
+    before = package.handlers[:], package.level, package.propagate
+    yield
+    package.handlers[:], package.level, package.propagate = before
+
+
+def configured(monkeypatch, stream, verbosity=0):
+    monkeypatch.setattr("sys.stderr", stream)
+    log.configure(verbosity)
+    return stream
+
+
+@pytest.mark.parametrize(
+    ("verbosity", "shown"), [(-1, ["w"]), (0, ["i", "w"]), (1, ["d", "i", "w"])]
+)
+def test_verbosity_says_what_is_shown(monkeypatch, verbosity, shown):
+    stream = configured(monkeypatch, io.StringIO(), verbosity)
+    logger.debug("d")
+    logger.info("i")
+    logger.warning("w")
+    assert [line.split()[-1] for line in stream.getvalue().splitlines()] == shown
+
+
+def test_a_step_ends_with_one_line_for_machines(monkeypatch):
+    stream = configured(monkeypatch, io.StringIO())
+    with log.step("merge") as result:
+        logger.info("working")
+        result["embedded"] = 7
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2
+    line = json.loads(lines[-1])
+    assert line["step"] == "merge"
+    assert line["status"] == "done"
+    assert line["version"] == __version__
+    assert line["result"] == {"embedded": 7}
+    assert 0 <= line["seconds"] < 10
+    assert line["peak_memory_bytes"] > 1 << 20
+
+
+def test_a_failed_step_says_so_to_machines_too(monkeypatch):
+    stream = configured(monkeypatch, io.StringIO())
+    with pytest.raises(DataError), log.step("merge"):
+        raise DataError("is\nmissing", path="x.npy")
+    line = json.loads(stream.getvalue().splitlines()[-1])
+    assert (line["status"], line["error"]) == ("failed", "x.npy: is\nmissing")
+    assert "result" not in line
+
+
+@pytest.mark.parametrize(("stream", "verbosity"), [(Terminal, 0), (io.StringIO, -1)])
+def test_people_and_the_quiet_see_no_line_for_machines(monkeypatch, stream, verbosity):
+    shown = configured(monkeypatch, stream(), verbosity)
+    with log.step("merge"):
+        pass
+    assert shown.getvalue() == ""
+
+
+def test_a_line_on_a_terminal_does_not_run_into_the_bar(monkeypatch):
+    terminal = configured(monkeypatch, Terminal())
+    progress = Progress(1000, what="shard")
+    logger.warning("out of memory")
+    progress.close()
+    before, _, _ = terminal.getvalue().partition(" WARNING")
+    # The bar's line was blanked before the warning was written from its first column.
+    assert before.rpartition("\r")[2].startswith("20")

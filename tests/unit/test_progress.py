@@ -1,0 +1,87 @@
+import io
+import logging
+
+import pytest
+
+from virnucpro import log
+from virnucpro.progress import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before():
+    logger = logging.getLogger("virnucpro")
+    before = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.level, logger.propagate = before
+
+
+def test_a_line_comes_when_the_interval_has_passed_and_at_the_end(caplog):
+    times = iter([0.0, 4.0, 9.0, 12.0, 13.0, 20.0])
+    progress = Progress(1000, interval=10, clock=lambda: next(times))
+    with caplog.at_level(logging.INFO):
+        seconds = [progress.step(amount) for amount in (100, 100, 100, 100, 600)]
+    assert seconds == [4.0, 5.0, 3.0, 1.0, 7.0]
+    assert [record.getMessage() for record in caplog.records] == [
+        " 30.0% of 1,000 tokens, 25 tokens/s, 28 s left",
+        "1,000 tokens in 20.0 s, 50 tokens/s",
+    ]
+
+
+def test_what_was_done_before_counts_for_the_share_but_not_for_the_rate(caplog):
+    times = iter([0.0, 10.0, 20.0])
+    progress = Progress(1000, done=500, interval=10, clock=lambda: next(times))
+    with caplog.at_level(logging.INFO):
+        progress.step(100)
+        progress.step(400)
+    assert [record.getMessage() for record in caplog.records] == [
+        " 60.0% of 1,000 tokens, 10 tokens/s, 40 s left",
+        "500 tokens in 20.0 s, 25 tokens/s",
+    ]
+
+
+def test_on_a_terminal_there_is_a_bar_with_rate_share_and_time_left(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    log.configure()
+    times = iter([0.0, 40.0, 80.0])
+    progress = Progress(1000, what="shard 00003 ", interval=10, clock=lambda: next(times))
+    progress.step(600)
+    progress._bar.refresh()
+    shown = terminal.getvalue()
+    assert "shard 00003" in shown
+    assert "60%" in shown
+    assert "600 of 1.00k tokens" in shown
+    assert "tokens/s" in shown
+    assert " left" in shown
+    progress.step(400)
+    assert "INFO" in terminal.getvalue().splitlines()[-1]  # the bar has gone, a line is left
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_quiet_shows_no_progress(monkeypatch, stream):
+    quiet = stream()
+    monkeypatch.setattr("sys.stderr", quiet)
+    log.configure(-1)
+    times = iter([0.0, 40.0, 80.0])
+    progress = Progress(1000, clock=lambda: next(times))
+    progress.step(600)
+    progress.step(400)
+    progress.close()
+    assert quiet.getvalue() == ""
+
+
+def test_a_log_file_gets_no_control_characters(monkeypatch):
+    file = io.StringIO()
+    monkeypatch.setattr("sys.stderr", file)
+    log.configure()
+    times = iter([0.0, 40.0, 80.0])
+    progress = Progress(1000, what="shard", clock=lambda: next(times))
+    progress.step(600)
+    progress.step(400)
+    assert len(file.getvalue().splitlines()) == 2
+    assert all(character.isprintable() or character == "\n" for character in file.getvalue())

@@ -1,0 +1,47 @@
+"""What can be asked for by name, and what it takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from virnucpro.model.config import KNOWN_MODELS, ModelConfig
+from virnucpro.model.demo import DemoSource
+from virnucpro.model.named import ADDRESS, find_local
+
+__all__ = ["list_models"]
+
+# The published files of these hold float16, those of the smaller models float32.
+_PUBLISHED_IN_FLOAT16 = ("esm2_t36_3B_UR50D", "esm2_t48_15B_UR50D")
+
+
+def list_models() -> list[dict[str, Any]]:
+    """Describe the models that have a name.
+
+    Returns:
+        For each: name, layers, dimension (of an embedding), parameters, download_bytes (of the
+        published file, about; 0 for the built-in model), memory_bytes of the weights by dtype (the
+        memory of a step comes on top), licence, address, and found (where the weights are on this
+        machine, before conversion, or None).
+    """
+    return [_describe(config) for config in KNOWN_MODELS.values()]
+
+
+def _describe(config: ModelConfig) -> dict[str, Any]:
+    demo = config.name == DemoSource.name
+    parameters = config.parameters(lm_head=True)
+    found = None if demo else find_local(config.name)
+    return {
+        "name": config.name,
+        "layers": config.layers,
+        "dimension": config.dim,
+        "parameters": parameters,
+        "download_bytes": 0 if demo else parameters * _published_bytes(config.name),
+        "memory_bytes": {"float16": 2 * parameters, "float32": 4 * parameters},
+        "licence": "MIT",
+        "address": None if demo else ADDRESS.format(name=config.name),
+        "found": "built in, random weights" if demo else str(found.files[0]) if found else None,
+    }
+
+
+def _published_bytes(name: str) -> int:
+    return 2 if name in _PUBLISHED_IN_FLOAT16 else 4

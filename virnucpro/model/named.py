@@ -1,0 +1,155 @@
+"""A model by its fair-esm name: found where other programs keep it on this machine, or downloaded.
+
+Searched in this order: the given folder; torch hub's cache, where fair-esm keeps its files; the
+cache of the Hugging Face hub, where transformers keeps its own.
+"""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from virnucpro.errors import DataError, InputError
+from virnucpro.model.config import ModelConfig
+from virnucpro.model.download import download
+from virnucpro.model.huggingface import HuggingFaceSource
+from virnucpro.model.published import PublishedSource, read_published
+
+__all__ = ["ADDRESS", "NamedSource", "find_local"]
+
+logger = logging.getLogger(__name__)
+
+ADDRESS = "https://dl.fbaipublicfiles.com/fair-esm/models/{name}.pt"
+
+
+class NamedSource:
+    """A source of weights (see `virnucpro.model.sources.Source`) that a name stands for.
+
+    Args:
+        name: one of fair-esm's ESM-2 names.
+        folder: where the file is looked for and downloaded to, or None for torch hub's folder.
+    """
+
+    demo = False
+
+    def __init__(self, name: str, folder: Path | None) -> None:
+        self.name = name
+        self.target = (folder or _torch_hub()) / f"{name}.pt"
+        found = find_local(name, folder)
+        self.files = found.files if found else (self.target,)
+        self._found = found
+        self._read = False
+
+    def fingerprint(self) -> str | None:
+        """Hash what was read; None before: a name means the same weights wherever they are."""
+        return self._found.fingerprint() if self._found and self._read else None
+
+    def read(self) -> tuple[ModelConfig, dict[str, Tensor]]:
+        """Read the weights, downloading them if they are not on this machine.
+
+        Raises:
+            DataError: the download failed; the text says what to put where by hand.
+            InputError: the file that is there is damaged or something else.
+        """
+        if self._found is None:
+            _download(self.name, self.target)
+            self._found = PublishedSource(self.target)
+        else:
+            logger.info("%s: found in %s, not downloaded", self.name, self._found.files[0].parent)
+        self._read = True
+        return self._found.read()
+
+
+def find_local(name: str, folder: Path | None = None) -> PublishedSource | HuggingFaceSource | None:
+    """Find a named model on this machine.
+
+    Args:
+        name: one of fair-esm's ESM-2 names.
+        folder: a folder to look into first, or None.
+    """
+    for place in _folders(folder):
+        if (path := place / f"{name}.pt").is_file():
+            return PublishedSource(path)
+    for snapshot in _snapshots(name):
+        try:
+            return HuggingFaceSource(snapshot, name)
+        except InputError as error:  # only the tokeniser was fetched, say
+            logger.info("%s: not used: %s", name, error)
+    return None
+
+
+def _folders(folder: Path | None) -> list[Path]:
+    return [place for place in (folder, _torch_hub()) if place is not None]
+
+
+def _torch_hub() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _hub_cache() -> Path:
+    """Give the Hugging Face hub's cache, by the rules of the package huggingface_hub."""
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if given := os.environ.get(variable):
+            return Path(given).expanduser()
+    general = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or f"{general}/huggingface"
+    return Path(home).expanduser() / "hub"
+
+
+def _snapshots(name: str) -> Iterator[Path]:
+    """Yield the cached revisions of a model of Meta AI, the current one first."""
+    model = _hub_cache() / f"models--facebook--{name}"
+    current = model / "refs" / "main"
+    first = current.read_text().strip() if current.is_file() else ""
+    if (model / "snapshots").is_dir():
+        snapshots = sorted((model / "snapshots").iterdir())
+        yield from sorted(snapshots, key=lambda snapshot: snapshot.name != first)
+
+
+def _download(name: str, target: Path) -> None:
+    """Download a published file; one that cannot be read never gets its name."""
+    address = ADDRESS.format(name=name)
+    logger.info("%s: downloading %s to %s", name, address, target)
+
+    def check(path: Path) -> None:
+        read_published(path, name)
+        _check_sums(path)
+
+    try:
+        download(address, target, check)
+    except (OSError, http.client.HTTPException) as error:
+        raise DataError(
+            f"could not download {address} ({error})",
+            hint=_by_hand(name, address, target),
+        ) from error
+    except InputError as error:
+        raise DataError(
+            f"the download of {address} is not usable: {error.message}",
+            hint=f"try again, or get {address} yourself and put it at {target}",
+        ) from error
+
+
+def _by_hand(name: str, address: str, target: Path) -> str:
+    """Say exactly what to copy where on a machine without network."""
+    return f"""on a machine with network get the file, and copy it to this one:
+      curl --location --remote-name {address}
+      {target}
+  Or copy the repository huggingface.co/facebook/{name} into any folder of this
+  machine, and give the folder's path in place of the name.
+  Looked for in {target.parent}, {_torch_hub()} and {_hub_cache()}.
+  If the network was away for a moment: run again, and the download goes on where it broke off."""
+
+
+def _check_sums(path: Path) -> None:
+    """Compare the checksums that torch.save puts beside every tensor."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise InputError(f"{damaged} in it is damaged", path=path)
