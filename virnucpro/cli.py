@@ -33,6 +33,8 @@ _file = click.Path(path_type=Path, dir_okay=False)
 _directory = click.Path(path_type=Path, file_okay=False)
 _positive = click.IntRange(min=1)
 Command = Callable[..., Any]
+_DEVICES = "auto, cpu, cuda or cuda:N."
+_DTYPES = "auto, float16, bfloat16 or float32."
 _MODELS = Path("resources/models")  # of the workflow
 
 
@@ -79,14 +81,24 @@ def _pick(returned: Any, facts: tuple[str, ...]) -> dict[str, Any]:
     return {fact: getattr(returned, fact) for fact in facts}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _InOrder(click.Group):
+    """Lists its commands in the order of the data's way, not of the alphabet."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(
+    cls=_InOrder,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="virnucpro")
 @click.option("-v", "--verbose", is_flag=True, help="Log details.")
 @click.option("-q", "--quiet", is_flag=True, help="Log warnings and errors only.")
 def cli(verbose: bool, quiet: bool) -> None:
     """Turn FASTA files of viral proteins into ESM-2 embeddings, packed without padding.
 
-    The Snakemake workflow runs these commands in order; each can be run by hand.
+    The Snakemake workflow runs these commands in this order; each can be run by hand.
     """
     log.configure(1 if verbose else -1 if quiet else 0)
 
@@ -96,21 +108,48 @@ def cli(verbose: bool, quiet: bool) -> None:
 @click.option("--sample", required=True, help="Name of the sample.")
 @click.option("--shards", required=True, type=_directory, help="Directory of shards to write.")
 @click.option("--records", required=True, type=_file, help="Parquet file of records to write.")
-@click.option("--shard-tokens", type=_positive, default=20_000_000, show_default=True)
-@click.option("--max-invalid-fraction", type=click.FloatRange(0, 1), default=0.5, show_default=True)
-@click.option("--max-record-residues", type=_positive, default=100_000, show_default=True)
 @click.option(
-    "--input-type", type=click.Choice(["protein", "any"]), default="protein", show_default=True
+    "--shard-tokens",
+    type=_positive,
+    default=20_000_000,
+    show_default=True,
+    help="Most tokens of a shard.",
 )
 @click.option(
-    "--duplicate-ids", type=click.Choice(["error", "suffix"]), default="error", show_default=True
+    "--max-invalid-fraction",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Quarantine records in which more of the letters become X.",
+)
+@click.option(
+    "--max-record-residues",
+    type=_positive,
+    default=100_000,
+    show_default=True,
+    help="Quarantine longer records.",
+)
+@click.option(
+    "--input-type",
+    type=click.Choice(["protein", "any"]),
+    default="protein",
+    show_default=True,
+    help="`protein` refuses what looks like nucleotides; `any` takes all letters as residues.",
+)
+@click.option(
+    "--duplicate-ids",
+    type=click.Choice(["error", "suffix"]),
+    default="error",
+    show_default=True,
+    help="What to do with an id that stands on two records.",
 )
 @_format_option("split", formats.SPLIT_FORMAT)
 @_step("split", "sample", "records")
 def split(fasta: tuple[Path, ...], shards: Path, **options: Any) -> Any:
-    """Read FASTA files, account for every record, and write shards of distinct sequences.
+    """Read FASTA files, account for every record, and write shards.
 
-    Plain, gz, bz2, xz and zst files are told apart by their content; ``-`` is standard input.
+    A shard holds distinct sequences. Plain, gz, bz2, xz and zst files are told apart by their
+    content; ``-`` is standard input.
     """
     from virnucpro.sequences.split import split as split_fasta
 
@@ -121,22 +160,34 @@ def split(fasta: tuple[Path, ...], shards: Path, **options: Any) -> Any:
 @click.argument("shard", type=_file)
 @click.option("--plan", "plan_path", required=True, type=_file, help="Plan to write (Parquet).")
 @click.option("--report", "report_path", required=True, type=_file, help="Efficiency (JSON).")
-@click.option("--token-budget", type=_positive, default=4096, show_default=True)
-@click.option("--max-sequence-length", type=_positive, default=1022, show_default=True)
 @click.option(
-    "--long-sequences", type=click.Choice(["truncate"]), default="truncate", show_default=True
+    "--token-budget", type=_positive, default=4096, show_default=True, help="Tokens of a batch."
+)
+@click.option(
+    "--max-sequence-length",
+    type=_positive,
+    default=1022,
+    show_default=True,
+    help="Most residues of a sequence that the model gets.",
+)
+@click.option(
+    "--long-sequences",
+    type=click.Choice(["truncate"]),
+    default="truncate",
+    show_default=True,
+    help="What becomes of longer ones: the N-terminal part is kept.",
 )
 @click.option("--cache-dir", type=_directory, help="Where plans are kept by their content.")
 @_format_option("plan", formats.PLAN_FORMAT)
 @_step("plan", "items", "batches", "content_hash")
 def plan(shard: Path, plan_path: Path, report_path: Path, **options: Any) -> Any:
-    """Pack a shard's sequences into batches of a fixed token budget (First-Fit Decreasing)."""
+    """Pack a shard's sequences into batches (First-Fit Decreasing)."""
     from virnucpro.plan.build import plan_shard
 
     return plan_shard(shard, plan_path, report_path, **options)
 
 
-@cli.group()
+@cli.group(cls=_InOrder)
 def model() -> None:
     """List, fetch and check model weights."""
 
@@ -144,7 +195,7 @@ def model() -> None:
 @model.command("list")
 @click.option("--json", "as_json", is_flag=True, help="For machines; sizes in bytes.")
 def model_list(as_json: bool) -> None:
-    """List the models that have a name, with their size, and where they are on this machine.
+    """List the models that have a name: size, licence, where they are.
 
     The list goes to standard output.
     """
@@ -208,9 +259,10 @@ def model_fetch(
 @click.argument("receipt", type=_file, required=False)
 @_step("model verify", "name", "weights_sha256")
 def model_verify(weights: Path, receipt: Path | None) -> Any:
-    """Check converted WEIGHTS against their RECEIPT (by default the .json beside them).
+    """Check converted WEIGHTS against their RECEIPT.
 
-    In place of the file, the name of a model that the workflow has fetched may be given.
+    The receipt is the .json beside them, unless it is given. In place of the file, the name of a
+    model that the workflow has fetched may be given.
     """
     from virnucpro.model.weights import verify_model
 
@@ -223,13 +275,25 @@ def model_verify(weights: Path, receipt: Path | None) -> Any:
 
 
 @cli.command()
-@click.option("--weights", required=True, type=_file)
+@click.option("--weights", required=True, type=_file, help="Converted weights.")
 @click.option("--receipt", required=True, type=_file, help="Receipt of the weights.")
 @click.option("--out", required=True, type=_file, help="Token budget to write (JSON).")
-@click.option("--device", default="auto", show_default=True)
-@click.option("--dtype", default="auto", show_default=True)
-@click.option("--plan-token-budget", type=_positive, default=4096, show_default=True)
-@click.option("--max-sequence-length", type=_positive, default=1022, show_default=True)
+@click.option("--device", default="auto", show_default=True, help=_DEVICES)
+@click.option("--dtype", default="auto", show_default=True, help=_DTYPES)
+@click.option(
+    "--plan-token-budget",
+    type=_positive,
+    default=4096,
+    show_default=True,
+    help="Tokens of a planned batch.",
+)
+@click.option(
+    "--max-sequence-length",
+    type=_positive,
+    default=1022,
+    show_default=True,
+    help="Most residues of a sequence that the model gets.",
+)
 @click.option("--cache-dir", type=_directory, help="Keeps measured rates and compiled kernels.")
 @_format_option("token budget", formats.BUDGET_FORMAT)
 @_step("budget", "device", "dtype", "backend", "tokens_per_step")
@@ -247,22 +311,36 @@ def budget(weights: Path, receipt: Path, out: Path, cache_dir: Path | None, **op
 
 @cli.command()
 @click.argument("shard", type=_file)
-@click.option("--plan", required=True, type=_file)
-@click.option("--weights", required=True, type=_file)
-@click.option("--model-receipt", required=True, type=_file)
+@click.option("--plan", required=True, type=_file, help="Plan of the shard (Parquet).")
+@click.option("--weights", required=True, type=_file, help="Converted weights.")
+@click.option("--model-receipt", required=True, type=_file, help="Their receipt.")
 @click.option("--budget", required=True, type=_file, help="Measured token budget (JSON).")
 @click.option("--embeddings", required=True, type=_file, help="Array to write (.npy).")
 @click.option("--receipt", required=True, type=_file, help="Receipt to write (JSON).")
 @click.option("--trace", required=True, type=_file, help="Time and memory of each step (TSV).")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--dtype", default="auto", show_default=True)
-@click.option("--layers", type=int, multiple=True, default=(-1,), show_default=True)
-@click.option("--pooling", type=click.Choice(["mean"]), default="mean", show_default=True)
+@click.option("--device", default="auto", show_default=True, help=_DEVICES)
+@click.option("--dtype", default="auto", show_default=True, help=_DTYPES)
+@click.option(
+    "--layers",
+    type=int,
+    multiple=True,
+    default=(-1,),
+    show_default=True,
+    help="A layer to pool: 1 is the first, -1 the last; may be given several times.",
+)
+@click.option(
+    "--pooling",
+    type=click.Choice(["mean"]),
+    default="mean",
+    show_default=True,
+    help="How residues become one vector.",
+)
 @click.option(
     "--output-dtype",
     type=click.Choice(["float32", "float16"]),
     default="float32",
     show_default=True,
+    help="What the embeddings are written in.",
 )
 @click.option("--token-budget", type=_positive, help="Upper limit of the tokens of a step.")
 @click.option("--cache-dir", type=_directory, help="Keeps compiled kernels.")
@@ -298,10 +376,16 @@ def _exports(
 
 
 @cli.command()
-@click.option("--shards", "shards_dir", required=True, type=_directory)
-@click.option("--records", required=True, type=_file)
-@click.option("--plans", "plans_dir", required=True, type=_directory)
-@click.option("--embeddings", "embeddings_dir", required=True, type=_directory)
+@click.option("--shards", "shards_dir", required=True, type=_directory, help="Directory of shards.")
+@click.option("--records", required=True, type=_file, help="records.parquet of `split`.")
+@click.option("--plans", "plans_dir", required=True, type=_directory, help="Directory of plans.")
+@click.option(
+    "--embeddings",
+    "embeddings_dir",
+    required=True,
+    type=_directory,
+    help="Directory of shard embeddings.",
+)
 @click.option("--output", required=True, type=_file, help="AnnData file to write (.h5ad).")
 @click.option("--quarantine", required=True, type=_file, help="Records left out, and why (TSV).")
 @click.option(
@@ -315,22 +399,22 @@ def _exports(
 @_format_option("merged embeddings", formats.MERGE_FORMAT)
 @_step("merge", "read", "embedded", "quarantined", "truncated", "normalised")
 def merge(**options: Any) -> Any:
-    """Bring shard embeddings into input order, and account for every record exactly once."""
+    """Put embeddings into input order; account for every record once."""
     from virnucpro.store.merge import merge as merge_shards
 
     return merge_shards(**options)
 
 
-@cli.group()
+@cli.group(cls=_InOrder)
 def report() -> None:
     """Report what is planned, and what came to pass."""
 
 
 @report.command("plans")
-@click.option("--shards", "shards_dir", required=True, type=_directory)
-@click.option("--plans", "plans_dir", required=True, type=_directory)
-@click.option("--json", "json_path", required=True, type=_file)
-@click.option("--tsv", "tsv_path", required=True, type=_file)
+@click.option("--shards", "shards_dir", required=True, type=_directory, help="Directory of shards.")
+@click.option("--plans", "plans_dir", required=True, type=_directory, help="Directory of plans.")
+@click.option("--json", "json_path", required=True, type=_file, help="Report to write (JSON).")
+@click.option("--tsv", "tsv_path", required=True, type=_file, help="Table to write.")
 @click.option("--records", type=_file, help="Records, to count what duplicates save.")
 @click.option("--cache-dir", type=_directory, help="Where measured rates are kept.")
 @click.option("--model", help="Name of the model: adds GPU hours, wall time and disk space.")
@@ -341,7 +425,7 @@ def report() -> None:
 def report_plans(
     model: str | None, layers: tuple[int, ...], output_dtype: str, **options: Any
 ) -> Any:
-    """Sum the plans of all shards: efficiency and estimated cost, before a GPU is taken."""
+    """Sum up all plans: efficiency and estimated cost, before any GPU."""
     from virnucpro.model.config import KNOWN_MODELS
     from virnucpro.store.cost import Wanted
     from virnucpro.store.report import plans_report
@@ -354,13 +438,19 @@ def report_plans(
 
 
 @report.command("run")
-@click.option("--shards", "shards_dir", required=True, type=_directory)
-@click.option("--plans", "plans_dir", required=True, type=_directory)
-@click.option("--embeddings", "embeddings_dir", required=True, type=_directory)
-@click.option("--records", required=True, type=_file)
-@click.option("--quarantine", required=True, type=_file)
-@click.option("--json", "json_path", required=True, type=_file)
-@click.option("--tsv", "tsv_path", required=True, type=_file)
+@click.option("--shards", "shards_dir", required=True, type=_directory, help="Directory of shards.")
+@click.option("--plans", "plans_dir", required=True, type=_directory, help="Directory of plans.")
+@click.option(
+    "--embeddings",
+    "embeddings_dir",
+    required=True,
+    type=_directory,
+    help="Directory of shard embeddings.",
+)
+@click.option("--records", required=True, type=_file, help="records.parquet of `split`.")
+@click.option("--quarantine", required=True, type=_file, help="Final quarantine table (TSV).")
+@click.option("--json", "json_path", required=True, type=_file, help="Report to write (JSON).")
+@click.option("--tsv", "tsv_path", required=True, type=_file, help="Table to write.")
 @click.option(
     "--report", "report_dir", required=True, type=_directory, help="Pages and figures to write."
 )
@@ -383,7 +473,10 @@ def report_run(**options: Any) -> Any:
 @_format_option("report", formats.REPORT_FORMAT)
 @_step("report overview")
 def report_overview(samples: tuple[str, ...], results: Path, report_dir: Path) -> None:
-    """Put all SAMPLES into one table, and map their embeddings (PCA; UMAP where installed)."""
+    """Put all SAMPLES into one table, and map their embeddings.
+
+    The map is of principal components, and of UMAP where umap-learn is installed.
+    """
     from virnucpro.store.overview import overview
 
     overview(results, samples, report_dir=report_dir)

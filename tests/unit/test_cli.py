@@ -1,10 +1,12 @@
 import fcntl
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -16,6 +18,7 @@ COMMANDS = [
     ["split"],
     ["plan"],
     ["model"],
+    ["model", "list"],
     ["model", "fetch"],
     ["model", "verify"],
     ["budget"],
@@ -43,6 +46,38 @@ def test_every_command_explains_itself(command):
     assert result.exit_code == 0
     assert "Usage:" in result.output
     assert len(result.output.splitlines()) > 4
+
+
+def every_command(group=cli, path=()):
+    for name, command in group.commands.items():
+        yield (*path, name), command
+        if hasattr(command, "commands"):
+            yield from every_command(command, (*path, name))
+
+
+@pytest.mark.parametrize(
+    ("path", "command"), list(every_command()), ids=lambda value: str(value)[:40]
+)
+def test_every_option_says_what_it_is_for(path, command):
+    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    assert [option.name for option in options if not option.help] == []
+
+
+def test_commands_stand_in_the_order_of_the_data(tmp_path):
+    listed = CliRunner().invoke(cli, ["--help"]).output.partition("Commands:")[2]
+    assert "..." not in listed, "a summary is too long for its line"
+    names = [line.split()[0] for line in listed.splitlines() if line.startswith("  ")]
+    assert [name for name in names if name in cli.commands] == [
+        *("split", "plan", "model", "budget", "embed", "merge", "report")
+    ]
+
+
+def test_shell_completes_commands_and_options(tmp_path):
+    done = run(env={**os.environ, "_VIRNUCPRO_COMPLETE": "bash_source"})
+    assert "_virnucpro_completion" in done.stdout
+    asked = {"_VIRNUCPRO_COMPLETE": "bash_complete", "COMP_WORDS": "virnucpro m", "COMP_CWORD": "1"}
+    done = run(env={**os.environ, **asked})
+    assert done.stdout.split() == ["plain,model", "plain,merge"]
 
 
 @pytest.mark.parametrize(
@@ -161,3 +196,30 @@ def test_a_command_that_computes_waits_for_a_gpu_of_its_own(command, tmp_path):
     assert "GPU: GPU-0123 (imaginary), waited" in said
     assert "is missing" in said  # only now it looks for its inputs
     assert process.returncode == 1
+
+
+def test_models_are_listed_for_people_and_for_machines(tmp_path):
+    people, machines = run("model", "list"), run("model", "list", "--json")
+    assert "esm2_t48_15B_UR50D" in people.stdout
+    assert "MIT" in people.stdout
+    assert max(map(len, people.stdout.splitlines())) < 130
+    assert {"name", "layers", "dimension", "licence"} <= json.loads(machines.stdout)[0].keys()
+
+
+def test_model_is_fetched_where_the_workflow_looks_and_verified_by_name(tmp_path):
+    assert run("model", "fetch", "demo", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "resources" / "models" / "demo.safetensors").exists()
+    done = run("model", "verify", "demo", cwd=tmp_path)
+    assert done.returncode == 0
+    line = json.loads(done.stderr.splitlines()[-1])
+    assert (line["step"], line["status"], line["result"]["name"]) == (
+        *("model verify", "done", "demo"),
+    )
+
+
+@pytest.mark.parametrize("option", ["--quiet", "--verbose"])
+def test_quiet_says_nothing_and_verbose_still_works(option, tmp_path):
+    done = run(option, "model", "verify", "demo.safetensors", cwd=tmp_path)
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert lines[0 if option == "--quiet" else 1].startswith("error: ")

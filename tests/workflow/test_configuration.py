@@ -17,6 +17,7 @@ REFUSED = {
     "unknown choice": ("plan: {long_sequences: window}", "truncate"),
     "budget below the longest sequence": ("plan: {token_budget: 1023}", "takes 1024 tokens"),
     "longest sequence above the budget": ("plan: {max_sequence_length: 5000}", "5002 tokens"),
+    "value in place of a section": ("embed: float16", "embed is a section"),
     "unknown model": ("model: esm2_t33", "esm2_t33_650M_UR50D"),
     "command as a model": ("model: 'x; touch pwned'", "'x; touch pwned'"),
     "command as a device": ("embed: {device: '$(touch pwned)'}", "device"),
@@ -35,6 +36,34 @@ def test_wrong_config_is_refused_by_name(case, fresh):
     assert named in run.text
     assert "Traceback" not in run.text
     assert not list(workdir.rglob("pwned"))
+
+
+def test_nested_values_on_the_command_line_are_laid_over_the_file_and_have_their_types(fresh):
+    workdir = fresh(config="plan: {max_sequence_length: 500}\nembed:\nmodel: demo")
+    given = ["embed={dtype: float16, layers: [-1, 2]}", "plan={token_budget: 2048}"]
+    run = snakemake(workdir, "plans", "--config", *given)
+    assert run.status == 0, run.text
+    assert "--token-budget=2048 --max-sequence-length=500" in run.text
+    run = snakemake(workdir, "--dry-run", "--printshellcmds", "--config", *given)
+    assert run.status == 0, run.text
+    assert "--dtype=float16" in run.text
+    assert "--layers=-1 --layers=2" in run.text
+
+
+@pytest.mark.parametrize("given", ["plan={token_budget: many}", "plan=2048", "embed={dtyp: x}"])
+def test_wrong_values_on_the_command_line_are_refused(given, fresh):
+    run = snakemake(fresh(), "--dry-run", "--config", given)
+    assert run.status == 1
+    assert given.partition("=")[0] in run.text
+    assert "Traceback" not in run.text
+
+
+def test_dry_run_says_what_is_asked_for_and_how_far_it_is(fresh, finished):
+    text = snakemake(fresh(), "--dry-run").text
+    assert "1 sample(s), 1 file(s), 0.0 kB; model demo (random weights: no biology)" in text
+    assert "a: to be split; its shards, and so their jobs, are known after that" in text
+    text = snakemake(finished, "--dry-run").text
+    assert "awkward: 11 records in 1 shard(s), 1 embedded, merged" in text
 
 
 SHEETS = {

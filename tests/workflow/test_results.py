@@ -91,3 +91,18 @@ def test_failed_embed_is_tried_again_at_last_with_fewer_tokens(fresh, own_workfl
     assert run.status == 0, run.text
     assert (workdir / "attempts").read_text().split() == ["400", "400", "200", "100"]
     assert "Nothing to be done" in snakemake(workdir, target, workflow=own_workflow).text
+
+
+def test_every_log_ends_with_a_line_for_machines_and_has_no_control_characters(finished):
+    logs = sorted((finished / "logs").rglob("*.log"))
+    steps = set()
+    for path in logs:
+        text = path.read_text()
+        assert all(character.isprintable() or character == "\n" for character in text), path
+        line = json.loads(text.splitlines()[-1])
+        assert line["status"] == "done", path
+        assert line.keys() == {
+            *("step", "status", "seconds", "peak_memory_bytes", "version", "result")
+        }
+        steps.add(line["step"])
+    assert {"split", "plan", "model fetch", "budget", "embed", "merge", "report run"} <= steps

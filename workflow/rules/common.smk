@@ -8,7 +8,9 @@ import re
 import sys
 from pathlib import Path
 
+import yaml
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 from snakemake.utils import validate
 
 # The format numbers of virnucpro.formats. Snakemake doesn't track the package's code: a number in
@@ -43,6 +45,8 @@ EXPORT_FILES = {
 
 # What an embed job may take before its first step: imports, weights from a cold shared disk.
 EMBED_START_MINUTES = 15
+# Samples that are described one by one before a run.
+LISTED_SAMPLES = 20
 
 os.environ.update(
     # A snakemake that is called by its full path finds the `virnucpro` installed beside it.
@@ -82,6 +86,30 @@ def read_samples(sheet):
     return samples
 
 
+def read_values(values, schema):
+    """Read what `--config embed='{layers: [3]}'` leaves as text where the schema wants a number."""
+    for key, inner in schema["properties"].items():
+        if inner["type"] == "object" and key in values:
+            values[key] = values[key] or {}  # a section without a line below it
+            if not isinstance(values[key], dict):
+                raise WorkflowError(
+                    f"config: {key} is a section, not a value: give its keys, as in "
+                    f"--config {key}='{{{next(iter(inner['properties']))}: ...}}'"
+                )
+            read_values(values[key], inner)
+        elif isinstance(values.get(key), list):
+            values[key] = [read_value(item, inner["items"]) for item in values[key]]
+        elif key in values:
+            values[key] = read_value(values[key], inner)
+
+
+def read_value(value, schema):
+    """Read one value as YAML, where it is text and the schema wants something else."""
+    if isinstance(value, str) and schema["type"] != "string":
+        return yaml.safe_load(value)
+    return value
+
+
 def check_token_budget():
     """Refuse a token budget that the longest item doesn't fit into, before any work."""
     longest = config["plan"]["max_sequence_length"] + 2
@@ -108,6 +136,10 @@ def name_model(source):
     return name.lstrip("._-") or "model"
 
 
+SCHEMA = yaml.safe_load(
+    Path(workflow.source_path("../schemas/config.schema.yaml")).read_text()
+)
+read_values(config, SCHEMA)
 validate(config, "../schemas/config.schema.yaml")
 check_token_budget()
 SAMPLES = read_samples(config["samples"])
@@ -121,6 +153,42 @@ wildcard_constraints:
     sample=r"[A-Za-z0-9][A-Za-z0-9._-]*",
     shard=r"\d{5}",
     model=re.escape(MODEL),
+
+
+# ---- what is going to happen --------------------------------------------------------------------
+
+
+def describe_run():
+    """Say what the configuration asks for and how far it is, before any job and in a dry run."""
+    files = [path for fastas in SAMPLES.values() for path in fastas]
+    size = sum(os.path.getsize(path) for path in files if os.path.exists(path))
+    size = f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
+    demo = " (random weights: no biology)" if MODEL == "demo" else ""
+    embed = config["embed"]
+    logger.info(
+        f"virnucpro: {len(SAMPLES)} sample(s), {len(files)} file(s), {size}; model "
+        f"{config['model']}{demo}, dtype {embed['dtype']}, device {embed['device']}"
+    )
+    for sample in list(SAMPLES)[:LISTED_SAMPLES]:
+        logger.info(f"  {sample}: {describe_sample(Path('results', sample))}")
+    if len(SAMPLES) > LISTED_SAMPLES:
+        logger.info(f"  and {len(SAMPLES) - LISTED_SAMPLES} more")
+
+
+def describe_sample(folder):
+    """Say how far a sample is."""
+    manifest = folder / "shards" / "manifest.json"
+    if not manifest.exists():
+        return "to be split; its shards, and so their jobs, are known after that"
+    split = json.loads(manifest.read_text())
+    names = [shard["name"] for shard in split["shards"]]
+    done = sum((folder / "embeddings" / f"{name}.json").exists() for name in names)
+    merged = ", merged" if (folder / "embeddings.h5ad").exists() else ""
+    return f"{split['records']['read']:,} records in {len(names)} shard(s), {done} embedded{merged}"
+
+
+if workflow.is_main_process:
+    describe_run()
 
 
 # ---- input functions ----------------------------------------------------------------------------
