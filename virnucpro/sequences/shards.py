@@ -6,6 +6,7 @@ a shard's bytes follow from the set of its sequences and from nothing else.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,20 +70,17 @@ def read_shard(path: Path) -> ShardSequences:
     *lines, rest = content.split(b"\n")
     if rest or len(lines) % 2:
         raise DataError("the shard is truncated", path=path, hint=_HINT)
-    residues = lines[1::2]
-    keys: list[str] = []
-    previous = b""
-    for row, (header, letters) in enumerate(zip(lines[::2], residues, strict=True)):
-        key = sequence_key(letters).hex()
-        if header != b">" + key.encode():
-            raise DataError(
-                "the key is not the hash of the residues below it",
-                path=path,
-                line=2 * row + 1,
-                hint=_HINT,
-            )
-        if header <= previous:
-            raise DataError("keys are not rising", path=path, line=2 * row + 1, hint=_HINT)
-        previous = header
-        keys.append(key)
+    headers, residues = lines[::2], lines[1::2]
+    keys = [sequence_key(letters).hex() for letters in residues]
+    if headers != [b">%b" % key.encode() for key in keys]:
+        row = next(row for row, key in enumerate(keys) if headers[row] != b">" + key.encode())
+        raise DataError(
+            "the key is not the hash of the residues below it",
+            path=path,
+            line=2 * row + 1,
+            hint=_HINT,
+        )
+    if not all(map(operator.lt, headers, headers[1:])):
+        row = next(row for row in range(1, len(keys)) if headers[row] <= headers[row - 1])
+        raise DataError("keys are not rising", path=path, line=2 * row + 1, hint=_HINT)
     return ShardSequences(keys, residues)
