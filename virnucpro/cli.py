@@ -289,8 +289,30 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + signal.SIGTERM)
 
 
+def _open_streams() -> None:
+    """Put something where a standard stream is closed, else the next file gets its number.
+
+    What a library says would then go into that file. The log is dropped; standard output becomes a
+    broken pipe, so that what was asked for on it is not lost with exit status 0.
+    """
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            reader, writer = (
+                os.pipe() if name == "stdout" else (None, os.open(os.devnull, os.O_RDWR))
+            )
+            if writer != number:
+                os.dup2(writer, number)
+                os.close(writer)
+            if reader is not None:
+                os.close(reader)
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
+
+
 def main() -> None:
     """Run the command line and turn the package's errors into a sentence and an exit status."""
+    _open_streams()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         cli(prog_name="virnucpro")

@@ -191,9 +191,11 @@ def _process_space() -> str:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it; nothing is said where that fails."""
+    """Remove a file, or a folder with all that is in it; the next process tries what fails."""
     try:
         os.unlink(path)
+    except FileNotFoundError:
+        return
     except IsADirectoryError:
         shutil.rmtree(path, ignore_errors=True)
     except OSError as error:
@@ -205,6 +207,8 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:  # which knows the number of a file only
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(descriptor)
 
