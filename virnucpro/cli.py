@@ -299,14 +299,14 @@ def _open_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            reader, writer = (
-                os.pipe() if name == "stdout" else (None, os.open(os.devnull, os.O_RDWR))
-            )
+            if name == "stdout":
+                reader, writer = os.pipe()
+                os.close(reader)  # first: it may have the very number that is closed
+            else:
+                writer = os.open(os.devnull, os.O_WRONLY)
             if writer != number:
                 os.dup2(writer, number)
                 os.close(writer)
-            if reader is not None:
-                os.close(reader)
             setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
 
 
