@@ -322,3 +322,6 @@ def main() -> None:
     except OSError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
+    except MemoryError as error:
+        click.echo(f"error: out of memory {error}".rstrip(), err=True)
+        sys.exit(1)

@@ -105,6 +105,33 @@ def test_usage_error_ends_with_2():
     assert run("merge", "--export", "parquet").returncode == 2
 
 
+OUT_OF_MEMORY = """
+import resource, sys
+from virnucpro.cli import main
+from virnucpro.sequences.split import split  # what is imported before the limit needs no more
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + (64 << 20), resource.RLIM_INFINITY))
+sys.argv = ["virnucpro", "split", "giant.faa", "--sample", "s", "--shards", "shards",
+            "--records", "records.parquet", "--max-record-residues", "2000000000"]
+main()
+"""
+
+
+@pytest.mark.fault(15)
+def test_out_of_memory_is_a_sentence_and_leaves_nothing(tmp_path):
+    with (tmp_path / "giant.faa").open("wb") as handle:
+        handle.write(b">giant\n")
+        for _ in range(1500):
+            handle.write(b"MKVLA" * 20_000 + b"\n")
+    result = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 1, result.stderr
+    assert "out of memory" in result.stderr.lower()
+    assert "Traceback" not in result.stderr
+    assert os.listdir(tmp_path) == ["giant.faa"]
+
+
 CLOSED = {
     "closed": ">&-",
     "a full disk": "> /dev/full",
