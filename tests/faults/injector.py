@@ -1,6 +1,7 @@
 """Lets the k-th system call of `virnucpro.files` fail, or ends everything there as a kill would."""
 
 import os
+import threading
 
 from virnucpro import files
 
@@ -16,7 +17,7 @@ class Injector:
 
     Args:
         at: the number of the call that fails, from 0; None for none.
-        error: an errno, or None for a kill.
+        error: an errno, None for a kill, or the exception of a signal.
     """
 
     def __init__(self, at=None, error=None):
@@ -31,6 +32,10 @@ class Injector:
 
         def call(*arguments, **options):
             number, self.calls = self.calls, self.calls + 1
+            if isinstance(self.error, BaseException):  # signals reach the main thread only
+                if number == self.at and threading.current_thread() is threading.main_thread():
+                    raise self.error
+                return real(*arguments, **options)
             if number == self.at and self.error is not None:
                 named = () if isinstance(arguments[0], int) else (str(arguments[0]),)
                 raise OSError(self.error, os.strerror(self.error), *named)

@@ -11,9 +11,10 @@ from virnucpro import files
 from virnucpro.embed import pieces
 from virnucpro.errors import VirnucproError
 
-# An errno, or None for a kill; and of how many calls one fails.
+# An errno, None for a kill or the exception of a signal; and of how many calls one fails.
 FAULTS = [
     pytest.param(None, 1, id="kill"),
+    pytest.param(SystemExit(143), 5, id="SIGTERM"),
     pytest.param(errno.ENOSPC, 5, id="no space"),
     pytest.param(errno.ENOSPC, 1, id="no space, every call", marks=pytest.mark.long),
     pytest.param(errno.EIO, 1, id="failing disk", marks=pytest.mark.long),
@@ -57,14 +58,14 @@ def run(small, step, injector, monkeypatch):
     monkeypatch.setattr(files, "os", injector)
     try:
         getattr(small, step)()
-    except (Killed, OSError, VirnucproError) as error:
+    except (Killed, OSError, VirnucproError, SystemExit) as error:
         return error
     finally:
         monkeypatch.setattr(files, "os", __import__("os"))
     return None
 
 
-@pytest.mark.fault(1, 2, 3, 4, 5)
+@pytest.mark.fault(1, 2, 3, 4, 5, 14)
 @pytest.mark.parametrize(("fault", "stride"), FAULTS)
 @pytest.mark.parametrize("step", STEPS)
 def test_after_any_failing_call_the_step_comes_to_the_same_bytes(
@@ -87,6 +88,9 @@ def test_after_any_failing_call_the_step_comes_to_the_same_bytes(
         assert found == {name: expected[name] for name in found}, f"call {at}: half a file"
         if fault is None:
             assert isinstance(error, Killed), at
+        elif isinstance(fault, SystemExit):
+            assert error is fault or step == "embed"  # where a thread writes the pieces
+            assert [path for path in strays(small) if "pieces" not in str(path)] == []
         elif error is not None:
             assert str(small.folder) in str(error), f"call {at} names no path: {error}"
         new_process()
