@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 LOCK_VENV := .cache/lock-venv
 
-.PHONY: run plans test test-slurm lint lock clean
+.PHONY: run plans test test-faults test-slurm lint lock clean
 
 # Embed the configured samples (as shipped: the example) and say where the results are.
 run: $(READY)
@@ -21,6 +21,10 @@ plans: $(READY)
 
 test: $(READY)
 	$(BIN)/pytest
+
+# The faults of docs/faults.md at many more moments and seeds: a quarter of an hour and more.
+test-faults: $(READY)
+	$(BIN)/pytest -m "long and not gpu"
 
 # The shipped profiles on a real SLURM of one node with two imaginary GPUs. Needs root, and Debian or
 # Ubuntu for what is not installed yet; the system's own SLURM, if there is one, is not touched.

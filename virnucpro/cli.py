@@ -34,7 +34,7 @@ _directory = click.Path(path_type=Path, file_okay=False)
 _positive = click.IntRange(min=1)
 Command = Callable[..., Any]
 _DEVICES = "auto, cpu, cuda or cuda:N."
-_DTYPES = "auto, float16, bfloat16 or float32."
+_DTYPES = "auto, float16, bfloat16, float32 or float8."
 _MODELS = Path("resources/models")  # of the workflow
 
 
@@ -418,8 +418,20 @@ def report() -> None:
 @click.option("--records", type=_file, help="Records, to count what duplicates save.")
 @click.option("--cache-dir", type=_directory, help="Where measured rates are kept.")
 @click.option("--model", help="Name of the model: adds GPU hours, wall time and disk space.")
-@click.option("--layers", type=int, multiple=True, default=(-1,), show_default=True)
-@click.option("--output-dtype", default="float32", show_default=True)
+@click.option(
+    "--layers",
+    type=int,
+    multiple=True,
+    default=(-1,),
+    show_default=True,
+    help="Layers that will be kept.",
+)
+@click.option(
+    "--output-dtype",
+    default="float32",
+    show_default=True,
+    help="What the embeddings will be written in.",
+)
 @_format_option("report", formats.REPORT_FORMAT)
 @_step("report plans", "sample", "totals")
 def report_plans(
@@ -487,8 +499,30 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + signal.SIGTERM)
 
 
+def _open_streams() -> None:
+    """Put something where a standard stream is closed, else the next file gets its number.
+
+    What a library says would then go into that file. The log is dropped; standard output becomes a
+    broken pipe, so that what was asked for on it is not lost with exit status 0.
+    """
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            if name == "stdout":
+                reader, writer = os.pipe()
+                os.close(reader)  # first: it may have the very number that is closed
+            else:
+                writer = os.open(os.devnull, os.O_WRONLY)
+            if writer != number:
+                os.dup2(writer, number)
+                os.close(writer)
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
+
+
 def main() -> None:
     """Run the command line and turn the package's errors into a sentence and an exit status."""
+    _open_streams()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         cli(prog_name="virnucpro")
@@ -497,4 +531,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except OSError as error:
         click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except MemoryError as error:
+        click.echo(f"error: out of memory {error}".rstrip(), err=True)
         sys.exit(1)

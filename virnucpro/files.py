@@ -49,6 +49,7 @@ _NAME_BYTES = 100  # of the target's name in a temporary one, which must stay be
 _ABANDONED_AFTER = 24 * 3600.0  # seconds unchanged, for a writer on another machine
 # .{target}.{process space}.{process}.{random}.tmp; a library may have added a suffix of its own.
 _TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})\.(\d+)\.[0-9a-f]{8}\.tmp(\..+)?")
+_SEAL = "sha256_of_the_rest"
 _in_use: set[str] = set()  # the temporary names of this process
 
 
@@ -191,9 +192,11 @@ def _process_space() -> str:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it; nothing is said where that fails."""
+    """Remove a file, or a folder with all that is in it; the next process tries what fails."""
     try:
         os.unlink(path)
+    except FileNotFoundError:
+        return
     except IsADirectoryError:
         shutil.rmtree(path, ignore_errors=True)
     except OSError as error:
@@ -205,6 +208,8 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:  # which knows the number of a file only
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(descriptor)
 
@@ -229,9 +234,26 @@ def write_bytes(target: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def write_json(target: Path, value: Any) -> None:
-    """Write `value` as JSON, indented and with a final newline; the same value, the same bytes."""
-    write_bytes(target, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+def write_json(target: Path, value: Any, *, sealed: bool = False) -> None:
+    """Write `value` as JSON, indented and with a final newline; the same value, the same bytes.
+
+    Args:
+        target: the file.
+        value: what to write.
+        sealed: add the hash of an object's content to it, which `read_json` then checks.
+    """
+    if sealed:
+        value = {key: content for key, content in value.items() if key != _SEAL}
+        value[_SEAL] = _seal(value)
+    write_bytes(target, _json_bytes(value))
+
+
+def _json_bytes(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _seal(value: dict[str, Any]) -> str:
+    return hashlib.sha256(_json_bytes(value)).hexdigest()
 
 
 def reserve(path: Path, size: int) -> None:
@@ -263,21 +285,24 @@ def reserve(path: Path, size: int) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object that this package wrote.
+    """Read a JSON object that this package wrote; its seal, where it has one, is checked.
 
     Raises:
-        DataError: the file is missing, or is not a JSON object.
+        DataError: the file is missing, is not a JSON object, or was damaged or changed.
     """
+    again = "remove it to have it made again"
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise DataError("is missing", path=path) from None
     except ValueError as error:
-        raise DataError(
-            f"is not JSON ({error})", path=path, hint="remove it to have it made again"
-        ) from error
+        raise DataError(f"is not JSON ({error})", path=path, hint=again) from error
     if not isinstance(value, dict):
-        raise DataError("is not a JSON object", path=path, hint="remove it to have it made again")
+        raise DataError("is not a JSON object", path=path, hint=again)
+    if (seal := value.pop(_SEAL, None)) is not None and seal != _seal(value):
+        raise DataError(
+            "is damaged or was changed: its content is not its hash's", path=path, hint=again
+        )
     return value
 
 

@@ -141,6 +141,73 @@ def test_usage_error_ends_with_2():
     assert run("merge", "--export", "parquet").returncode == 2
 
 
+OUT_OF_MEMORY = """
+import resource, sys
+from virnucpro.cli import main
+from virnucpro.sequences.split import split  # what is imported before the limit needs no more
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + (64 << 20), resource.RLIM_INFINITY))
+sys.argv = ["virnucpro", "split", "giant.faa", "--sample", "s", "--shards", "shards",
+            "--records", "records.parquet", "--max-record-residues", "2000000000"]
+main()
+"""
+
+
+@pytest.mark.fault(15)
+def test_out_of_memory_is_a_sentence_and_leaves_nothing(tmp_path):
+    with (tmp_path / "giant.faa").open("wb") as handle:
+        handle.write(b">giant\n")
+        for _ in range(1500):
+            handle.write(b"MKVLA" * 20_000 + b"\n")
+    result = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 1, result.stderr
+    assert "out of memory" in result.stderr.lower()
+    assert "Traceback" not in result.stderr
+    assert os.listdir(tmp_path) == ["giant.faa"]
+
+
+CLOSED = {
+    "closed": ">&-",
+    "a full disk": "> /dev/full",
+    "a pipe that nobody reads": "| true",
+}
+
+
+@pytest.mark.fault(42)
+@pytest.mark.parametrize("output", CLOSED)
+def test_help_that_cannot_be_printed_is_a_quiet_failure(output, tmp_path):
+    command = f"sleep 0.1; {sys.executable} -m virnucpro split --help {CLOSED[output]}"
+    if "|" in command:  # the reader is gone before the writer starts
+        command = (
+            f"({command.replace('sleep 0.1;', 'sleep 0.5;').split('|')[0]}; echo $? > rc) | true"
+        )
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    status = int((tmp_path / "rc").read_text()) if "|" in command else result.returncode
+    assert status == 1
+    assert "Traceback" not in result.stderr
+    assert "Exception" not in result.stderr
+
+
+@pytest.mark.fault(42)
+def test_files_are_whole_where_both_streams_are_closed(tmp_path):
+    """The first file that is opened must not get the number of standard output."""
+    (tmp_path / "in.faa").write_text(">a\nMKVLA\n>b\nMKKKK\n")
+    line = (
+        f"{sys.executable} -m virnucpro -v split in.faa --sample s --shards s --records r.parquet"
+    )
+    for folder, streams in ((tmp_path / "open", ""), (tmp_path / "closed", ">&- 2>&-")):
+        folder.mkdir()
+        (folder / "in.faa").write_bytes((tmp_path / "in.faa").read_bytes())
+        assert subprocess.run(["bash", "-c", f"{line} {streams}"], cwd=folder).returncode == 0
+    for path in (tmp_path / "open").rglob("*.*"):
+        same = tmp_path / "closed" / path.relative_to(tmp_path / "open")
+        assert path.read_bytes() == same.read_bytes()
+    failed = f"{sys.executable} -m virnucpro plan no --plan p --report r >&- 2>&-"
+    assert subprocess.run(["bash", "-c", failed], cwd=tmp_path).returncode == 1
+
+
 @pytest.mark.fault(14)
 def test_sigterm_ends_with_143_and_leaves_no_temporary_file(tmp_path):
     os.mkfifo(tmp_path / "slow.fasta")

@@ -2,6 +2,7 @@ import errno
 import hashlib
 import json
 import os
+import subprocess
 
 import pytest
 
@@ -126,3 +127,54 @@ def test_hash_is_that_of_all_bytes(tmp_path, size):
 def test_hashing_meanwhile_hands_on_what_went_wrong(tmp_path):
     with pytest.raises(FileNotFoundError):
         files.sha256_meanwhile(tmp_path / "absent").result()
+
+
+@pytest.mark.fault(7)
+def test_sealed_json_is_refused_with_any_flipped_bit(tmp_path):
+    path = tmp_path / "receipt.json"
+    files.write_json(path, {"text": "ü", "number": 12.5, "list": [1, None]}, sealed=True)
+    content = path.read_bytes()
+    whole = files.read_json(path)
+    assert whole == {"text": "ü", "number": 12.5, "list": [1, None]}
+    for place in range(8 * len(content)):
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            found = files.read_json(path)
+        except DataError:
+            continue
+        # white space, or the seal's own name, which leaves a key that no reader knows
+        assert {name: found[name] for name in whole} == whole
+
+
+def test_sealed_json_is_sealed_anew(tmp_path):
+    path = tmp_path / "receipt.json"
+    files.write_json(path, {"a": 1}, sealed=True)
+    files.write_json(path, files.read_json(path) | {"b": 2}, sealed=True)
+    assert files.read_json(path) == {"a": 1, "b": 2}
+
+
+def leave(folder, space, process):
+    path = folder / f".a.txt.{space}.{process}.0123abcd.tmp"
+    path.mkdir() if process % 2 else path.write_text("half")
+    return path
+
+
+@pytest.mark.fault(1)
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    here = files._process_space()
+    dead = leave(tmp_path, here, ended.pid)
+    alive = leave(tmp_path, here, os.getppid())
+    elsewhere = leave(tmp_path, "0" * 8, 4)
+    forgotten = leave(tmp_path, "0" * 8, 6)
+    os.utime(forgotten, (0, 0))
+    (tmp_path / ".a.txt.tmp").write_text("a file of the user's")
+    files.write_bytes(tmp_path / "a.txt", b"x")
+    assert not dead.exists()
+    assert not forgotten.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *(alive.name, elsewhere.name, ".a.txt.tmp", "a.txt")
+    }

@@ -112,7 +112,7 @@ def write_measured_budget(
         plan_token_budget=plan_token_budget,
         max_seqlen=max_sequence_length + SPECIAL_TOKENS,
     )
-    write_json(out, {"format": BUDGET_FORMAT, **asdict(budget)})
+    write_json(out, {"format": BUDGET_FORMAT, **asdict(budget)}, sealed=True)
     if cache_dir is not None:
         _record_rate(cache_dir, budget)
     return budget

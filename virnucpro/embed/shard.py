@@ -127,7 +127,7 @@ def embed_shard(
         receipt = other.receipt
     else:
         write_bytes(files.trace, trace)
-        write_json(files.receipt, receipt)
+        write_json(files.receipt, receipt, sealed=True)
     remove(pieces_directory(files.embeddings))
     return receipt
 

@@ -56,7 +56,7 @@ class Receipt:
 
 def write_receipt(path: Path, receipt: Receipt) -> None:
     """Write a receipt as one whole."""
-    write_json(path, receipt.to_json())
+    write_json(path, receipt.to_json(), sealed=True)
 
 
 def read_receipt(path: Path) -> Receipt:

@@ -73,7 +73,7 @@ def plan_shard(
     write_plan(plan, plan_path)
     report = efficiency_report(plan, lengths)
     report = {"format": report.pop("format"), "shard": shard.stem, **report}
-    write_json(report_path, report)
+    write_json(report_path, report, sealed=True)
     _log(report)
     return plan
 

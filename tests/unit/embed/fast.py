@@ -74,14 +74,18 @@ class Engine:
         return result
 
 
-@pytest.fixture
-def fast(monkeypatch):
+def install(monkeypatch):
     """Let `embed_shard` run without a model."""
     monkeypatch.setattr(shard_module, "Engine", Engine)
     monkeypatch.setattr(shard_module, "_load_model", lambda *_: Model())
     monkeypatch.setattr(Engine, "launched", 0)
     monkeypatch.setattr(Engine, "before", staticmethod(lambda _number: None))
     monkeypatch.setattr(Engine, "seconds", 0.0)
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    install(monkeypatch)
     return Engine
 
 
@@ -108,18 +112,23 @@ def make_files(folder, count=300, token_budget=256, out="out"):
     )
     receipt = {"name": "imaginary", "weights_sha256": WEIGHTS, "demo": True, "dim": DIM}
     write_json(files.model_receipt, receipt)
+    write_budget(files.budget, token_budget)
+    return files
+
+
+def write_budget(path, tokens_per_step):
+    """Write the budget of the stand-in on a CPU."""
     budget = {
         "model": "imaginary",
         "weights_sha256": WEIGHTS,
         "device": "cpu",
         "dtype": "float32",
         "backend": "imaginary",
-        "tokens_per_step": token_budget,
+        "tokens_per_step": tokens_per_step,
         "bytes_per_token": None,
         "tokens_per_second": 1.0,
     }
-    write_json(files.budget, {"format": BUDGET_FORMAT, **budget})
-    return files
+    write_json(path, {"format": BUDGET_FORMAT, **budget})
 
 
 def bytes_of(files):

@@ -10,6 +10,7 @@ import signal
 import pytest
 
 from tests.unit.embed.fast import CPU, DIM, bytes_of, fast, make_files
+from virnucpro import cli
 from virnucpro import files as files_module
 from virnucpro.embed import pieces as pieces_module
 from virnucpro.embed.pieces import pieces_directory
@@ -138,6 +139,30 @@ def test_kill_costs_at_most_two_percent_of_the_shard(tmp_path, fast, share):
     assert 0 <= twice <= 0.02 * total, f"{twice} of {total} steps were computed twice"
     # neither the killed run's temporary array nor its pieces are left
     assert len(os.listdir(files.receipt.parent)) == 3
+
+
+@pytest.mark.fault(14)
+def test_sigterm_ends_within_a_step_with_143_and_loses_nothing(files, undisturbed, fast):
+    def before(launched):
+        if launched == 50:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert launched <= 50
+
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGTERM, cli._terminate)
+        fast.before = staticmethod(before)
+        try:
+            embed_shard(files, CPU)
+        except SystemExit as end:
+            os._exit(end.code)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
+    assert os.listdir(files.receipt.parent) == [".00000.pieces"]
+    embed_shard(files, CPU)
+    # the step under way and the one that was about to start
+    assert fast.launched == read_json(files.receipt)["steps"] - 49
+    assert_same(files, undisturbed)
 
 
 @pytest.mark.fault(7, 8)

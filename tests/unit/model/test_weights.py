@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from virnucpro.errors import DataError, InputError
+from virnucpro.files import read_json, write_json
 from virnucpro.formats import MODEL_FORMAT
 from virnucpro.model import named
 from virnucpro.model.config import KNOWN_MODELS, expected_tensors
@@ -42,7 +43,7 @@ def sha256(path: Path) -> str:
 
 
 def edit_receipt(receipt: Path, **changes):
-    receipt.write_text(json.dumps(json.loads(receipt.read_text()) | changes))
+    write_json(receipt, read_json(receipt) | changes)
 
 
 # The receipt
@@ -52,7 +53,7 @@ def test_receipt_says_what_the_weights_are(build, publish, files):
     path = publish(build.esm2(), "esm2_mine")
     returned = fetch_model(str(path), *files)
     weights, receipt = files
-    assert json.loads(receipt.read_text()) == returned
+    assert read_json(receipt) == returned
     assert returned == {
         "format": MODEL_FORMAT,
         "name": "esm2_mine",
@@ -316,7 +317,7 @@ def test_failed_write_leaves_nothing(build, publish, files, monkeypatch):
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="No space"):
         fetch_model(str(path), *files)
-    assert list(files[0].parent.iterdir()) == []
+    assert list(files[0].parent.glob("*")) == []
 
 
 @pytest.mark.parametrize("target", [0, 1])
@@ -516,7 +517,7 @@ def test_a_foreign_safetensors_file_is_refused(tmp_path):
 def test_verify_reports_what_was_checked(converted):
     _, weights, receipt = converted
     report = verify_model(weights, receipt)
-    assert report == json.loads(receipt.read_text()) | {"tensors": len(load_file(weights))}
+    assert report == read_json(receipt) | {"tensors": len(load_file(weights))}
 
 
 @pytest.mark.parametrize(

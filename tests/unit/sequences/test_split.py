@@ -1,6 +1,5 @@
 import csv
 import hashlib
-import json
 import logging
 import os
 import random
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.unit.sequences.archives import COMPRESS
 from virnucpro.errors import DataError, InputError
+from virnucpro.files import read_json
 from virnucpro.sequences import identifiers, outputs
 from virnucpro.sequences import split as split_module
 from virnucpro.sequences.alphabet import normalise, sequence_key
@@ -38,7 +38,7 @@ class Result:
 
     @property
     def manifest(self):
-        return json.loads((self.shards_dir / "manifest.json").read_bytes())
+        return read_json(self.shards_dir / "manifest.json")
 
     @property
     def records(self):

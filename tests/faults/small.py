@@ -1,0 +1,163 @@
+"""A small sample that goes all the way, one function a step, quickly enough to be run 1,000 times.
+
+The network is a stand-in (`tests.unit.embed.fast`); everything that is read and written is real.
+"""
+
+import contextlib
+import functools
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.unit.embed import fast
+from tests.unit.embed.builders import random_proteins
+from tests.unit.model.conftest import make_esm2, published
+from virnucpro.embed import budget as budget_module
+from virnucpro.embed.budget import Budget, write_measured_budget
+from virnucpro.embed.shard import ShardFiles, embed_shard
+from virnucpro.files import write_json
+from virnucpro.model.weights import fetch_model
+from virnucpro.plan.build import plan_shard
+from virnucpro.sequences.split import split
+from virnucpro.store import report as report_module
+from virnucpro.store.merge import merge
+from virnucpro.store.report import plans_report, run_report
+
+SHARDS = ("00000", "00001")
+TOKENS = 256
+
+
+class Small:
+    """A sample's folder; its steps may be called again and again.
+
+    Args:
+        folder: where everything is written.
+        inputs: where FASTA file and model are, whose paths go into some outputs.
+    """
+
+    def __init__(self, folder: Path, inputs: Path) -> None:
+        self.folder, self.inputs = folder, inputs
+        self.fasta, self.published = inputs / "in.faa", inputs / "esm2_tiny.pt"
+        self.shards, self.plans = folder / "shards", folder / "plan"
+        self.records, self.embeddings = folder / "records.parquet", folder / "embeddings"
+        self.h5ad, self.quarantine = folder / "embeddings.h5ad", folder / "quarantine.tsv"
+        self.weights, self.model_receipt = folder / "model" / "w.st", folder / "model" / "w.json"
+        self.budget_json, self.cache = folder / "budget" / "budget.json", folder / "cache"
+
+    def write_inputs(self) -> None:
+        """Write the FASTA file, the published model, and what the stand-in's embed asks for."""
+        proteins = [letters.decode() for letters in random_proteins(60)]
+        lines = [
+            f">p{n} protein\n{letters}\n" for n, letters in enumerate([*proteins, proteins[0]])
+        ]
+        self.inputs.mkdir()
+        self.fasta.write_text("".join(lines) + ">none\n\n")
+        torch.save(published(make_esm2()), self.published)
+        receipt = {"name": "imaginary", "weights_sha256": fast.WEIGHTS, "demo": True}
+        write_json(self.inputs / "imaginary.json", receipt | {"dim": fast.DIM})
+        fast.write_budget(self.inputs / "imaginary_budget.json", TOKENS)
+
+    def split(self) -> None:
+        split(
+            [self.fasta],
+            sample="s",
+            shards_dir=self.shards,
+            records=self.records,
+            shard_tokens=3500,
+        )
+
+    def plan(self) -> None:
+        for name in SHARDS:
+            plan_shard(
+                self.shards / f"{name}.fasta",
+                self.plans / f"{name}.parquet",
+                self.plans / f"{name}.json",
+                token_budget=TOKENS,
+                max_sequence_length=fast.LONGEST,
+                cache_dir=self.cache,
+            )
+
+    def model(self) -> None:
+        fetch_model(str(self.published), self.weights, self.model_receipt)
+
+    def budget(self) -> None:
+        write_measured_budget(
+            self.weights, self.model_receipt, self.budget_json, device="cpu", cache_dir=self.cache
+        )
+
+    def embed(self) -> None:
+        for name in SHARDS:
+            embed_shard(self.shard_files(name), fast.CPU)
+
+    def merge(self) -> None:
+        exports = {"parquet": "e.parquet", "npy": "e.npy", "uniprot-h5": "e.h5"}
+        merge(
+            shards_dir=self.shards,
+            records=self.records,
+            plans_dir=self.plans,
+            embeddings_dir=self.embeddings,
+            output=self.h5ad,
+            quarantine=self.quarantine,
+            exports={kind: self.folder / "exports" / name for kind, name in exports.items()},
+        )
+
+    def report(self) -> None:
+        folder = self.folder / "reports"
+        plans_report(self.shards, self.plans, folder / "plans.json", folder / "plans.tsv")
+        run_report(
+            shards_dir=self.shards,
+            plans_dir=self.plans,
+            embeddings_dir=self.embeddings,
+            records=self.records,
+            quarantine=self.quarantine,
+            json_path=folder / "run.json",
+            tsv_path=folder / "run.tsv",
+            figures_dir=folder,
+        )
+
+    def shard_files(self, name: str) -> ShardFiles:
+        return ShardFiles(
+            shard=self.shards / f"{name}.fasta",
+            plan=self.plans / f"{name}.parquet",
+            weights=self.weights,
+            model_receipt=self.inputs / "imaginary.json",
+            budget=self.inputs / "imaginary_budget.json",
+            embeddings=self.embeddings / f"{name}.npy",
+            receipt=self.embeddings / f"{name}.json",
+            trace=self.embeddings / f"{name}.trace.tsv",
+        )
+
+    def contents(self) -> dict[str, bytes]:
+        """Give every file by its place; traces and rates, which hold times, without content."""
+        return {
+            path.relative_to(self.folder).as_posix(): b""
+            if path.name.endswith("trace.tsv")
+            else path.read_bytes()
+            for path in sorted(self.folder.rglob("*"))
+            if path.is_file()
+        }
+
+
+STEPS = ("split", "plan", "model", "budget", "embed", "merge", "report")
+
+
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the stand-ins in place: of the network, its measured budget, the drawn figures."""
+    fast.install(monkeypatch)
+    found = Budget("tiny", fast.WEIGHTS, "cpu", "float32", "imaginary", TOKENS, None, 1.0)
+    monkeypatch.setattr(budget_module, "load_model", lambda *_, **__: fast.Model())
+    monkeypatch.setattr(budget_module, "measure_budget", lambda *_, **__: found)
+    for name in ("length_distribution", "packing_efficiency", "throughput"):
+        draw = functools.partial(_draw, name)
+        monkeypatch.setattr(report_module, name, draw, raising=False)
+    measured = {"shards": [{}] * len(SHARDS)}  # seconds, which no two runs share
+    monkeypatch.setattr(report_module, "summarise_traces", lambda *_: measured)
+
+
+def _draw(name: str, *arguments: object) -> None:
+    with contextlib.suppress(StopIteration):
+        path = next(a for a in reversed(arguments) if isinstance(a, Path))
+        from virnucpro.files import write_bytes
+
+        write_bytes(path, name.encode())
