@@ -24,7 +24,7 @@ WEIGHTS = "ab" * 32
 
 
 class Model:
-    device, dtype = torch.device("cpu"), torch.float32
+    device, dtype, precision = torch.device("cpu"), torch.float32, "float32"
 
     class attend:
         name = "imaginary"
@@ -77,7 +77,7 @@ class Engine:
 def install(monkeypatch):
     """Let `embed_shard` run without a model."""
     monkeypatch.setattr(shard_module, "Engine", Engine)
-    monkeypatch.setattr(shard_module, "_load_model", lambda *_: Model())
+    monkeypatch.setattr(shard_module, "load_model", lambda *_, **__: Model())
     monkeypatch.setattr(Engine, "launched", 0)
     monkeypatch.setattr(Engine, "before", staticmethod(lambda _number: None))
     monkeypatch.setattr(Engine, "seconds", 0.0)
