@@ -221,7 +221,7 @@ class RecordSpool:
             return
         rows = len(self._rows)
         ids, descriptions, lengths, keys, files, lines = zip(*self._rows, strict=True)
-        rare = [[0] * rows, [False] * rows, [""] * rows, [""] * rows]
+        rare: list[list[Any]] = [[0] * rows, [False] * rows, [""] * rows, [""] * rows]
         for row, values in self._unusual.items():
             for column, value in zip(rare, values, strict=True):
                 column[row] = value
