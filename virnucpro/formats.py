@@ -24,7 +24,7 @@ PLAN_FORMAT = 1
 BUDGET_FORMAT = 1
 EMBED_FORMAT = 1
 MERGE_FORMAT = 1
-REPORT_FORMAT = 2
+REPORT_FORMAT = 3
 
 
 def check_format(what: str, found: object, expected: int, *, path: object = None) -> None:

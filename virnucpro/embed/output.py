@@ -33,7 +33,7 @@ class StepRecord:
         rows: [B] rows of its sequences in the shard's array.
         tokens: real tokens, BOS and EOS included.
         seconds: how long it took.
-        peak_memory_bytes: most memory of the device so far; 0 on a CPU.
+        peak_memory_bytes: most memory so far, see `virnucpro.model.devices.peak_memory_bytes`.
         retries: how often the step was repeated at half its tokens.
         recomputed: rows that were computed again in float32.
         quarantined: the receipt's entry of each sequence without an embedding.

@@ -157,7 +157,8 @@ def _round(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _umap(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
     """Run UMAP on the principal components, if it is installed."""
     neighbours = 15
-    if importlib.util.find_spec("umap") is None:
+    found = importlib.util.find_spec("umap")
+    if found is None or found.origin is None:  # a folder that pip left behind is no package
         logger.info("no UMAP: umap-learn is not installed (pip install 'virnucpro[umap]')")
         return None
     if len(scores) <= neighbours:

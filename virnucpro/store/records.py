@@ -137,7 +137,7 @@ def iter_lengths(path: Path) -> Iterator[dict[str, npt.NDArray[Any]]]:
     for batch in _batches(path, ("length", "replaced", "normalised", "key"), _MANY_ROWS):
         keys = batch.pop("key")
         block = {name: array.to_numpy(zero_copy_only=False) for name, array in batch.items()}
-        halves = np.frombuffer(keys.buffers()[1], np.uint64).reshape(-1, 2)
+        halves = np.frombuffer(keys.buffers()[1] or b"", np.uint64).reshape(-1, 2)
         block["key"] = halves[keys.offset : keys.offset + len(keys), 0].copy()
         yield block
 

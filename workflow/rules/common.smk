@@ -22,7 +22,7 @@ FORMATS = {
     "budget": 1,
     "embed": 1,
     "merge": 1,
-    "report": 2,
+    "report": 3,
 }
 
 # The models that have a name; virnucpro.model.config knows their shapes.
