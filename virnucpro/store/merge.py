@@ -73,15 +73,16 @@ def merge(
         raise InputError("would overwrite the quarantine table of split", path=quarantine)
     check_exports(exports, iter_ids(records))
     manifest = read_manifest(shards_dir)
-    shards = verify_shards(
-        manifest, records=records, plans_dir=plans_dir, embeddings_dir=embeddings_dir
-    )
 
     def expected() -> Iterator[str]:
         refused = (row["id"] for row in read_quarantine(split_quarantine))
         return map(printable_id, itertools.chain(iter_ids(records), refused))
 
+    # First, so that a folder that cannot be written to shows before every shard is hashed.
     with atomic_path(output) as new_output, atomic_path(quarantine) as new_quarantine:
+        shards = verify_shards(
+            manifest, records=records, plans_dir=plans_dir, embeddings_dir=embeddings_dir
+        )
         counts = _write_h5ad(new_output, manifest, shards, records, embeddings_dir)
         rows = _quarantined_rows(manifest, shards, records)
         write_quarantine(new_quarantine, itertools.chain(read_quarantine(split_quarantine), rows))
