@@ -41,6 +41,7 @@ EXPORT_FILES = {
     "parquet": ["results/{sample}/embeddings.parquet"],
     "npy": ["results/{sample}/embeddings.npy", "results/{sample}/embeddings.tsv"],
     "uniprot-h5": ["results/{sample}/embeddings.h5"],
+    "fair-esm": ["results/{sample}/fair_esm/"],
 }
 
 # What an embed job may take before its first step: imports, weights from a cold shared disk.
@@ -285,9 +286,11 @@ def layer_options():
 
 
 def export_outputs():
-    """The files of the configured exports."""
+    """The files of the configured exports, and folders where the path ends in a slash."""
     return [
-        path for export in config["merge"]["exports"] for path in EXPORT_FILES[export]
+        directory(path.rstrip("/")) if path.endswith("/") else path
+        for export in config["merge"]["exports"]
+        for path in EXPORT_FILES[export]
     ]
 
 

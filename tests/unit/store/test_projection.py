@@ -100,7 +100,9 @@ def test_umap_is_given_the_components_and_a_seed_where_it_is_installed(
     module = ModuleType("umap")
     module.UMAP = UMAP
     monkeypatch.setitem(sys.modules, "umap", module)
-    monkeypatch.setattr(projection.importlib.util, "find_spec", lambda _name: SimpleNamespace(origin=""))
+    monkeypatch.setattr(
+        projection.importlib.util, "find_spec", lambda _name: SimpleNamespace(origin="")
+    )
     found = project(files)
     np.testing.assert_allclose(found.umap, found.pca + 1000, atol=1e-2)
     assert asked["random_state"] == 0
@@ -112,7 +114,9 @@ def test_real_umap_gives_the_same_map_twice(
     files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("umap", reason="umap-learn is not installed: pip install umap-learn")
-    monkeypatch.setattr(projection.importlib.util, "find_spec", lambda _name: SimpleNamespace(origin=""))
+    monkeypatch.setattr(
+        projection.importlib.util, "find_spec", lambda _name: SimpleNamespace(origin="")
+    )
     first, second = project(files).umap, project(files).umap
     assert first is not None
     assert first.shape == (105, 2)
