@@ -10,6 +10,8 @@ import pytest
 from virnucpro.store import projection
 from virnucpro.store.projection import project
 
+INSTALLED = SimpleNamespace(origin="/site-packages/umap/__init__.py")
+
 
 def write(path: Path, matrix: np.ndarray) -> Path:
     """The parts of embeddings.h5ad that are read; a record's length is its number."""
