@@ -49,7 +49,10 @@ _NAME_BYTES = 100  # of the target's name in a temporary one, which must stay be
 _ABANDONED_AFTER = 24 * 3600.0  # seconds unchanged, for a writer on another machine
 # .{target}.{process space}.{process}.{random}.tmp; a library may have added a suffix of its own.
 _TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})\.(\d+)\.[0-9a-f]{8}\.tmp(\..+)?")
-_SEAL = "sha256_of_the_rest"
+_SEAL, _SEALED_BY = (
+    "seal",
+    "sha256 of the rest: ",
+)  # the name of its entry, what its value begins with
 _in_use: set[str] = set()  # the temporary names of this process
 
 
@@ -253,7 +256,7 @@ def _json_bytes(value: Any) -> bytes:
 
 
 def _seal(value: dict[str, Any]) -> str:
-    return hashlib.sha256(_json_bytes(value)).hexdigest()
+    return _SEALED_BY + hashlib.sha256(_json_bytes(value)).hexdigest()
 
 
 def reserve(path: Path, size: int) -> None:
@@ -299,10 +302,10 @@ def read_json(path: Path) -> dict[str, Any]:
         raise DataError(f"is not JSON ({error})", path=path, hint=again) from error
     if not isinstance(value, dict):
         raise DataError("is not a JSON object", path=path, hint=again)
-    if (seal := value.pop(_SEAL, None)) is not None and seal != _seal(value):
-        raise DataError(
-            "is damaged or was changed: its content is not its hash's", path=path, hint=again
-        )
+    # By its name or its value: a flipped bit in one of them must not hide it.
+    seals = [key for key in value if key == _SEAL or str(value[key]).startswith(_SEALED_BY)]
+    if any(value.pop(key) != _seal(value) or key != _SEAL for key in seals):
+        raise DataError("is damaged or was changed: its seal is broken", path=path, hint=again)
     return value
 
 

@@ -1,7 +1,8 @@
 """The shipped SLURM profiles on a real SLURM: `make test-slurm`.
 
 A small run of several shards goes through each profile. In the first, a running job is cancelled,
-and the node loses its power once. Both must end complete, with the bytes of a run without SLURM.
+and the node loses its power once; in the second, Snakemake itself is killed and started again. Both
+must end complete, with the bytes of a run without SLURM.
 """
 
 import filecmp
@@ -79,20 +80,20 @@ def start(cluster, tmp_path):
     """Give a function that starts the workflow through a profile: its folder, its process."""
     running = []
 
-    def start(profile: str) -> tuple[Path, subprocess.Popen]:
-        workdir = new_run(tmp_path / "run")
-        log = (tmp_path / "snakemake.log").open("w")
+    workdir = new_run(tmp_path / "run")
+
+    def start(profile: str, *options: str) -> tuple[Path, subprocess.Popen]:
         process = subprocess.Popen(
             [
                 str(Path(sys.executable).parent / "snakemake"),
                 *("--snakefile", str(ROOT / "workflow" / "Snakefile")),
                 *("--directory", str(workdir)),
                 *("--workflow-profile", str(ROOT / "workflow" / "profiles" / profile)),
-                *IMAGINARY,
+                *(*IMAGINARY, *options),
             ],
             cwd=tmp_path,
             env={**os.environ, "VIRNUCPRO_LOCK_DIR": str(cluster.folder)},
-            stdout=log,
+            stdout=(tmp_path / "snakemake.log").open("a"),
             stderr=subprocess.STDOUT,
         )
         running.append(process)
@@ -161,11 +162,17 @@ def test_slurm_with_a_cancelled_job_and_a_power_cut(cluster, start, local):
     assert_one_gpu_a_job(workdir)
 
 
-def test_slurm_gres(cluster, start, local):
-    workdir, process = start("slurm-gres")
+def test_slurm_gres_with_snakemake_killed_and_short_jobs_bundled(cluster, start, local):
+    bundled = ("--groups", "plan=plan", "--group-components", "plan=4")
+    workdir, process = start("slurm-gres", *bundled)
     (job, *_) = wait_for("an embed job", lambda: cluster.running("embed"), 300)
     assert "gpu:1" in job.gres
     assert "gpu" not in job.gpus
+    process.kill()
+    process.wait()
+    _, unlock = start("slurm-gres", "--unlock")
+    assert unlock.wait() == 0
+    workdir, process = start("slurm-gres", *bundled)
     most = finish(process, cluster)
     assert process.returncode == 0
     assert most == 2

@@ -104,7 +104,7 @@ class FastaParser:
                 return
         *complete, rest = text.split(b"\n>")
         for part in complete:
-            yield self._close(part)
+            yield (self._whole(part) if self._open is None else None) or self._close(part)
         self._hold(rest)
 
     def finish(self) -> Iterator[Record]:
@@ -149,9 +149,6 @@ class FastaParser:
         """Make the record that ends with `part`."""
         opened = self._open
         if opened is None:
-            record = self._whole(part)
-            if record is not None:
-                return record
             opened = self._opened(part)
             part = part[len(opened.header) :]
         self._check_residues(part)

@@ -124,6 +124,7 @@ def split(
         counts = _count(intake, totals, renames, new_records, staging / "quarantine.tsv")
         manifest = _manifest(sample, parameters, inputs, counts, intake, totals)
         manifest["records_sha256"] = sha256_of(new_records)
+        manifest["quarantine_sha256"] = sha256_of(staging / "quarantine.tsv")
         write_json(staging / "manifest.json", manifest, sealed=True)
     _log_summary(manifest, intake)
     return manifest

@@ -152,6 +152,8 @@ class RecordSpool:
         self._path = path
         self._writer: Any = pa.ipc.new_file(str(path), _SCHEMA)
         self._rows: list[tuple[Any, ...]] = []
+        # What few records have, by their place in _rows: replaced, normalised, reason, detail.
+        self._unusual: dict[int, tuple[Any, ...]] = {}
         self._text = 0
         self._hashes = array("q")
 
@@ -188,11 +190,10 @@ class RecordSpool:
             reason: why it is quarantined; empty for an accepted record.
             detail: the reason in words.
         """
-        name, description, line = record.id, record.description, record.line
-        self._rows.append(
-            (name, description, length, key, replaced, normalised, file, line, reason, detail)
-        )
-        self._text += len(name) + len(description)
+        if replaced or normalised or reason:
+            self._unusual[len(self._rows)] = (replaced, normalised, reason, detail)
+        self._rows.append((record.id, record.description, length, key, file, record.line))
+        self._text += len(record.id) + len(record.description)
         if len(self._rows) >= _BATCH_RECORDS or self._text >= _BATCH_TEXT:
             self._flush()
 
@@ -218,14 +219,24 @@ class RecordSpool:
     def _flush(self) -> None:
         if not self._rows:
             return
-        columns: list[Sequence[Any]] = list(zip(*self._rows, strict=True))
-        hashes = array("q", map(hash_id, columns[0]))
+        rows = len(self._rows)
+        ids, descriptions, lengths, keys, files, lines = zip(*self._rows, strict=True)
+        rare: list[list[Any]] = [[0] * rows, [False] * rows, [""] * rows, [""] * rows]
+        for row, values in self._unusual.items():
+            for column, value in zip(rare, values, strict=True):
+                column[row] = value
+        replaced, normalised, reasons, details = rare
+        hashes = array("q", map(hash_id, ids))
         self._hashes.extend(hashes)
+        columns: Sequence[Any] = (
+            *(ids, descriptions, lengths, keys, replaced, normalised, files, lines),
+            *(reasons, details, hashes),
+        )
         arrays = [
-            pa.array(column, field.type)
-            for column, field in zip([*columns, hashes], _SCHEMA, strict=True)
+            pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)
         ]
         with _naming(self._path):
             self._writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
         self._rows.clear()
+        self._unusual.clear()
         self._text = 0

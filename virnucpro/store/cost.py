@@ -117,11 +117,19 @@ def cost_lines(cost: dict[str, Any]) -> list[str]:
         )
         lines.append(
             f"{cost['model']} on {device['device']}, {device['dtype']} ({whose}): "
-            f"{device['gpu_hours']:.2f} GPU hours in {cost['jobs']} jobs; wall time: {walls}"
+            f"{_hours(device['gpu_hours'])} GPU hours in {_jobs(cost['jobs'])}; wall time: {walls}"
         )
     if not cost["devices"]:
         lines.append(f"no rate of {cost['model']} is known yet: `token_budget` measures it")
     return lines
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f}" if hours >= 10 else f"{hours:.2g}"
+
+
+def _jobs(number: int) -> str:
+    return "1 job" if number == 1 else f"{number:,} jobs"
 
 
 def _bytes(count: int) -> str:

@@ -25,7 +25,12 @@ from virnucpro.store.ledger import check_ledger, printable_id, read_quarantine, 
 from virnucpro.store.provenance import DEMO_NOTICE, provenance
 from virnucpro.store.receipts import open_embeddings
 from virnucpro.store.records import Places, iter_ids, iter_records
-from virnucpro.store.shards import Shards, read_manifest, verify_shards
+from virnucpro.store.shards import (
+    Shards,
+    check_written_by_split,
+    read_manifest,
+    verify_shards,
+)
 
 __all__ = ["merge"]
 
@@ -73,15 +78,18 @@ def merge(
         raise InputError("would overwrite the quarantine table of split", path=quarantine)
     check_exports(exports, iter_ids(records))
     manifest = read_manifest(shards_dir)
-    shards = verify_shards(
-        manifest, records=records, plans_dir=plans_dir, embeddings_dir=embeddings_dir
-    )
+    if "quarantine_sha256" in manifest:  # not in those of earlier versions
+        check_written_by_split(split_quarantine, manifest["quarantine_sha256"])
 
     def expected() -> Iterator[str]:
         refused = (row["id"] for row in read_quarantine(split_quarantine))
         return map(printable_id, itertools.chain(iter_ids(records), refused))
 
+    # First, so that a folder that cannot be written to shows before every shard is hashed.
     with atomic_path(output) as new_output, atomic_path(quarantine) as new_quarantine:
+        shards = verify_shards(
+            manifest, records=records, plans_dir=plans_dir, embeddings_dir=embeddings_dir
+        )
         counts = _write_h5ad(new_output, manifest, shards, records, embeddings_dir)
         rows = _quarantined_rows(manifest, shards, records)
         write_quarantine(new_quarantine, itertools.chain(read_quarantine(split_quarantine), rows))

@@ -100,7 +100,7 @@ def _open(path: Path) -> pq.ParquetFile:
         file = pq.ParquetFile(path)
     except FileNotFoundError:
         raise DataError("is missing", path=path) from None
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"is not a Parquet file ({error})", path=path, hint=_HINT) from error
     missing = set(COLUMNS) - set(file.schema_arrow.names)
     if missing:

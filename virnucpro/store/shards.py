@@ -14,7 +14,7 @@ from virnucpro.plan.plan import Plan, read_plan
 from virnucpro.store.receipts import ShardEmbeddings, check_complete, verify_shard
 from virnucpro.store.records import Places, RecordKeys, place_shard, read_keys
 
-__all__ = ["Shards", "read_manifest", "shard_names", "verify_shards"]
+__all__ = ["Shards", "check_written_by_split", "read_manifest", "shard_names", "verify_shards"]
 
 _SPLIT_AGAIN = "remove the sample's shards and records and run split again"
 
@@ -95,17 +95,25 @@ def verify_shards(
     return shards
 
 
-def _accepted(manifest: dict[str, Any], records: Path, shards: int) -> RecordKeys:
-    if not records.exists():
-        raise DataError("is missing", path=records, hint=_SPLIT_AGAIN)
-    found = sha256_of(records)
-    if found != manifest.get("records_sha256"):
+def check_written_by_split(path: Path, sha256: object) -> None:
+    """Check that a file is the one that the manifest knows.
+
+    Raises:
+        DataError: it is missing, or has another hash; both are named.
+    """
+    if not path.exists():
+        raise DataError("is missing", path=path, hint=_SPLIT_AGAIN)
+    found = sha256_of(path)
+    if found != sha256:
         raise DataError(
-            f"is not what `split` wrote: sha256 {found}, the manifest has "
-            f"{manifest.get('records_sha256')}",
-            path=records,
+            f"is not what `split` wrote: sha256 {found}, the manifest has {sha256}",
+            path=path,
             hint=_SPLIT_AGAIN,
         )
+
+
+def _accepted(manifest: dict[str, Any], records: Path, shards: int) -> RecordKeys:
+    check_written_by_split(records, manifest.get("records_sha256"))
     keys = read_keys(records, shards=shards)
     accepted = manifest["records"]["accepted"]
     if len(keys.keys) != accepted:

@@ -24,7 +24,7 @@ WEIGHTS = "ab" * 32
 
 
 class Model:
-    device, dtype = torch.device("cpu"), torch.float32
+    device, precision = torch.device("cpu"), "float32"
 
     class attend:
         name = "imaginary"
@@ -77,7 +77,8 @@ class Engine:
 def install(monkeypatch):
     """Let `embed_shard` run without a model."""
     monkeypatch.setattr(shard_module, "Engine", Engine)
-    monkeypatch.setattr(shard_module, "_load_model", lambda *_: Model())
+    monkeypatch.setattr(shard_module, "load_model", lambda *_, **__: Model())
+    monkeypatch.setattr(shard_module, "sha256_meanwhile", lambda _path: None)
     monkeypatch.setattr(Engine, "launched", 0)
     monkeypatch.setattr(Engine, "before", staticmethod(lambda _number: None))
     monkeypatch.setattr(Engine, "seconds", 0.0)
@@ -128,7 +129,7 @@ def write_budget(path, tokens_per_step):
         "bytes_per_token": None,
         "tokens_per_second": 1.0,
     }
-    write_json(path, {"format": BUDGET_FORMAT, **budget})
+    write_json(path, {"format": BUDGET_FORMAT, **budget}, sealed=True)
 
 
 def bytes_of(files):

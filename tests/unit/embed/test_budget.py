@@ -70,7 +70,7 @@ class CudaModel:
         name = "varlen"
 
     device = torch.device("cuda", 0)
-    dtype = torch.float16
+    dtype, precision = torch.float16, "float16"
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.unit.sequences.archives import COMPRESS
 from virnucpro.errors import DataError, InputError
-from virnucpro.files import read_json
+from virnucpro.files import read_json, sha256_of
 from virnucpro.sequences import identifiers, outputs
 from virnucpro.sequences import split as split_module
 from virnucpro.sequences.alphabet import normalise, sequence_key
@@ -141,6 +141,7 @@ def test_the_manifest_counts_what_is_in_the_files(tmp_path):
     assert manifest == {
         "format": 1,
         "records_sha256": hashlib.sha256(result.records_path.read_bytes()).hexdigest(),
+        "quarantine_sha256": sha256_of(result.shards_dir / "quarantine.tsv"),
         "sample": "gut 1",
         "parameters": {
             "shard_tokens": 20_000_000,

@@ -72,8 +72,8 @@ def test_the_estimate_in_sentences():
     lines = cost_lines(cost(estimate(), estimate(rate=RATE / 100, measured=False)))
     assert lines == [
         "output: 5.3 MB; on the disk at the end, weights and exports apart: 10.3 MB",
-        "esm2_t33_650M_UR50D on imaginary, float16 (measured here): 0.08 GPU hours in 3 jobs; "
+        "esm2_t33_650M_UR50D on imaginary, float16 (measured here): 0.083 GPU hours in 3 jobs; "
         "wall time: 1 GPU 5 min, 2 GPUs 3 min, 4 GPUs 2 min, 8 GPUs 2 min",
-        "esm2_t33_650M_UR50D on imaginary, float16 (shipped rate): 7.34 GPU hours in 3 jobs; "
+        "esm2_t33_650M_UR50D on imaginary, float16 (shipped rate): 7.3 GPU hours in 3 jobs; "
         "wall time: 1 GPU 7 h 21 min, 2 GPUs 4 h 54 min, 4 GPUs 2 h 27 min, 8 GPUs 2 h 27 min",
     ]
