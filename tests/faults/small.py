@@ -4,9 +4,13 @@ The network is a stand-in (`tests.unit.embed.fast`); everything that is read and
 """
 
 import contextlib
+import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,9 +24,11 @@ from virnucpro.files import write_json
 from virnucpro.model.weights import fetch_model
 from virnucpro.plan.build import plan_shard
 from virnucpro.sequences.split import split
+from virnucpro.store import figures
 from virnucpro.store import report as report_module
 from virnucpro.store.merge import merge
 from virnucpro.store.report import plans_report, run_report
+from virnucpro.store.summaries import Trace, summarise_traces
 
 SHARDS = ("00000", "00001")
 TOKENS = 256
@@ -113,7 +119,7 @@ class Small:
             quarantine=self.quarantine,
             json_path=folder / "run.json",
             tsv_path=folder / "run.tsv",
-            figures_dir=folder,
+            report_dir=folder,
         )
 
     def shard_files(self, name: str) -> ShardFiles:
@@ -148,11 +154,22 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     found = Budget("tiny", fast.WEIGHTS, "cpu", "float32", "imaginary", TOKENS, None, 1.0)
     monkeypatch.setattr(budget_module, "load_model", lambda *_, **__: fast.Model())
     monkeypatch.setattr(budget_module, "measure_budget", lambda *_, **__: found)
-    for name in ("length_distribution", "packing_efficiency", "throughput"):
-        draw = functools.partial(_draw, name)
-        monkeypatch.setattr(report_module, name, draw, raising=False)
-    measured = {"shards": [{}] * len(SHARDS)}  # seconds, which no two runs share
-    monkeypatch.setattr(report_module, "summarise_traces", lambda *_: measured)
+    for name in ("length_distribution", "packing_efficiency", "packing_by_shard", "duplicates"):
+        monkeypatch.setattr(figures, name, functools.partial(_draw, name))
+    monkeypatch.setattr(figures, "run", functools.partial(_draw, "run"))
+
+    def timeless(traces: Sequence[Trace], tokens_per_step: Sequence[int]) -> dict[str, Any]:
+        still = [  # no two runs share their seconds
+            dataclasses.replace(
+                trace,
+                seconds=np.ones_like(trace.seconds),
+                peak_memory_bytes=np.zeros_like(trace.peak_memory_bytes),
+            )
+            for trace in traces
+        ]
+        return summarise_traces(still, tokens_per_step)
+
+    monkeypatch.setattr(report_module, "summarise_traces", timeless)
 
 
 def _draw(name: str, *arguments: object) -> None:

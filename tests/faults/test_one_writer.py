@@ -19,7 +19,7 @@ GIVEN_A_PATH = {
     "embed/device_lock.py": "a lock holds no data",
     "embed/output.py:_create_array": "the array of a shard, from embed_shard",
     "log.py": "the log",
-    "model/download.py": "a part of a download stays from call to call, until it is whole",
+    "model/download.py": "parts of a download, which the next try takes up",
     "sequences/spool.py": "spools, in split's scratch directory",
     "sequences/outputs.py:write_records": "records and quarantine, from split",
     "store/exports.py": "exports, from export",
