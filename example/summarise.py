@@ -22,7 +22,7 @@ def summarise(folder: Path) -> str:
         f"{planned['efficiency']:.2%} of them full; {measured['seconds']:.1f} s in the model",
         f"  embeddings  {folder / 'embeddings.h5ad'}",
         f"  left out    {folder / 'quarantine.tsv'}",
-        f"  report      {folder / 'packing_report.tsv'}",
+        f"  report      {folder / 'report' / 'summary.html'}",
     ]
     if report["notice"]:
         lines.append(f"  note        {report['notice']}")
@@ -34,6 +34,7 @@ def main() -> None:
     results = Path(sys.argv[1] if len(sys.argv) > 1 else "results")
     for report in sorted(results.glob("*/packing_report.json")):
         print(summarise(report.parent))
+    print("All sheets of the report on one page: .venv/bin/snakemake --report report.html")
 
 
 if __name__ == "__main__":

@@ -394,7 +394,7 @@ def _exports(
     multiple=True,
     callback=_exports,
     metavar="FORMAT=FILE",
-    help="Also write parquet, npy or uniprot-h5; may be given several times.",
+    help="Also write parquet, npy, uniprot-h5 or fair-esm; may be given several times.",
 )
 @_format_option("merged embeddings", formats.MERGE_FORMAT)
 @_step("merge", "read", "embedded", "quarantined", "truncated", "normalised")

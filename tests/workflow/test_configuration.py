@@ -91,6 +91,23 @@ def test_wrong_sheet_is_refused_with_the_place(case, fresh):
     assert not list(workdir.rglob("pwned"))
 
 
+def test_config_file_may_be_left_out(fresh):
+    workdir = fresh()
+    (workdir / "config" / "config.yaml").unlink()
+    assert snakemake(workdir, "--dry-run").status == 0
+    (workdir / "a.faa").rename(workdir / "b.faa")
+    (workdir / "mine.tsv").write_text("sample\tfasta\nb\tb.faa\n")
+    assert snakemake(workdir, "--dry-run", "--config", "samples=mine.tsv").status == 0
+
+
+def test_folder_with_nothing_in_it_is_told_what_is_needed(tmp_path):
+    run = snakemake(tmp_path, "--dry-run")
+    assert run.status == 1
+    assert "cannot read the sample sheet config/samples.tsv" in run.text
+    assert "columns sample and fasta" in run.text
+    assert str(tmp_path) in run.text
+
+
 def test_missing_fasta_is_named_before_anything_runs(fresh):
     workdir = fresh(sheet="sample\tfasta\na\ta.faa\nb\tabsent.faa\n")
     run = snakemake(workdir)

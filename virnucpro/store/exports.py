@@ -1,10 +1,13 @@
 """Other formats of the merged embeddings, streamed from the finished embeddings.h5ad.
 
-An export carries the first configured layer. Further layers are in embeddings.h5ad only.
+An export carries the first configured layer; `fair-esm` carries all.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +19,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from virnucpro.errors import InputError
-from virnucpro.files import atomic_path
+from virnucpro.files import atomic_directory, atomic_path
 from virnucpro.store.h5ad import OBS_COLUMNS
 from virnucpro.store.tables import write_table
 
-__all__ = ["EXPORTS", "check_exports", "export"]
+__all__ = ["DIRECTORIES", "EXPORTS", "check_exports", "export"]
+
+logger = logging.getLogger(__name__)
 
 _BLOCK = 8192
+_MANY_FILES = 10_000
+_LONGEST_NAME = 200  # bytes; file systems take 255
 _TSV_COLUMNS = ("id", *(column for column in OBS_COLUMNS if column != "sample"))
 
 
@@ -60,10 +67,11 @@ def export(kind: str, h5ad: Path, target: Path) -> None:
 
     Args:
         kind: ``parquet`` (a row a record), ``npy`` (the array, and beside it a .tsv with the
-            columns of `obs`) or ``uniprot-h5`` (a dataset a record, named by its id, as UniProt
-            publishes per-protein embeddings).
+            columns of `obs`), ``uniprot-h5`` (a dataset a record, named by its id, as UniProt
+            publishes per-protein embeddings) or ``fair-esm`` (a folder with a .pt a record, as of
+            fair-esm's extract.py, and ids.tsv with the files of all ids).
         h5ad: the finished embeddings.h5ad.
-        target: the file to write.
+        target: the file or folder to write.
 
     Raises:
         InputError: an unknown kind.
@@ -71,7 +79,8 @@ def export(kind: str, h5ad: Path, target: Path) -> None:
     """
     if kind not in EXPORTS:
         raise InputError(f"unknown export {kind!r}", hint=f"one of {', '.join(EXPORTS)}")
-    with h5py.File(h5ad, "r") as source, atomic_path(target) as temporary:
+    place = atomic_directory if kind in DIRECTORIES else atomic_path
+    with h5py.File(h5ad, "r") as source, place(target) as temporary:
         EXPORTS[kind](source, temporary, target)
 
 
@@ -128,8 +137,64 @@ def _uniprot_h5(source: h5py.File, temporary: Path, target: Path) -> None:
                 file.create_dataset(name, data=embedding, track_times=False)
 
 
+def _fair_esm(source: h5py.File, temporary: Path, target: Path) -> None:
+    """Write what ``scripts/extract.py --include mean`` of fair-esm writes."""
+    records = len(source["X"])
+    if records > _MANY_FILES:
+        logger.warning(
+            "%s: one file a protein, %s files; embeddings.h5ad and the export parquet hold the "
+            "same in one",
+            *(target, f"{records:,}"),
+        )
+    layers = [int(layer) for layer in source["uns/virnucpro/layers"][()]]
+    matrices = [source["X"], *(source[f"layers/layer_{layer}"] for layer in layers[1:])]
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        start = 0
+        for obs, _ in _blocks(source):
+            block = slice(start, start + len(obs["id"]))
+            start = block.stop
+            means = [matrix[block].astype(np.float32) for matrix in matrices]
+            for index, (name, description) in enumerate(
+                zip(obs["id"], obs["description"], strict=True)
+            ):
+                label = f"{name} {description}".rstrip()
+                file = _file_name(label)
+                _save(temporary / file, label, layers, [mean[index] for mean in means])
+                yield file, *(obs[column][index] for column in _TSV_COLUMNS)
+
+    write_table(temporary / "ids.tsv", ("file", *_TSV_COLUMNS), rows())
+    os.sync()  # once, for a flush a file would take hours
+
+
+def _save(path: Path, label: str, layers: list[int], means: list[npt.NDArray[np.float32]]) -> None:
+    import torch  # here, because a merge without this export has no use for it
+
+    vectors = {
+        layer: torch.from_numpy(mean.copy()) for layer, mean in zip(layers, means, strict=True)
+    }
+    with path.open("xb") as handle:
+        torch.save({"label": label, "mean_representations": vectors}, handle)
+
+
+def _file_name(label: str) -> str:
+    """Name a file after the record's header line, as extract.py does, where that is safe.
+
+    Elsewhere a hash takes part in the name, so that two labels never meet in one file.
+    """
+    name = label.encode("utf-8", "replace").decode()
+    safe = name.isprintable() and not name.startswith(".") and "/" not in name
+    if safe and len(name.encode()) <= _LONGEST_NAME:
+        return f"{name}.pt"
+    kept = "".join(letter if letter.isalnum() or letter in "._-|" else "_" for letter in name)
+    digest = hashlib.blake2b(label.encode("utf-8", "replace"), digest_size=8).hexdigest()
+    return f"{kept.lstrip('.')[:40]}.{digest}.pt"
+
+
+DIRECTORIES = {"fair-esm"}
 EXPORTS: dict[str, Callable[[h5py.File, Path, Path], None]] = {
     "parquet": _parquet,
     "npy": _npy,
     "uniprot-h5": _uniprot_h5,
+    "fair-esm": _fair_esm,
 }

@@ -156,7 +156,7 @@ class RecordSummary:
 
 
 def summarise_records(path: Path) -> RecordSummary:
-    """Read records.parquet as a stream; memory is 8 bytes a record, for counting copies.
+    """Read records.parquet as a stream; memory is some 30 bytes a record, for counting copies.
 
     Raises:
         DataError: it is missing or damaged.
@@ -171,16 +171,26 @@ def summarise_records(path: Path) -> RecordSummary:
         replaced += int(block["replaced"].sum())
         keys.append(block["key"])
     ordered = sorted(lengths.items())
-    _, repeats = np.unique(np.concatenate(keys or [np.empty(0, np.uint64)]), return_counts=True)
-    copies, sequences = np.unique(repeats, return_counts=True)
+    copies, sequences = _count_copies(np.concatenate(keys or [np.empty(0, np.uint64)]))
     return RecordSummary(
         np.array([length for length, _ in ordered], dtype=np.int64),
         np.array([count for _, count in ordered], dtype=np.int64),
-        copies.astype(np.int64),
-        sequences.astype(np.int64),
+        copies,
+        sequences,
         normalised,
         replaced,
     )
+
+
+def _count_copies(
+    keys: npt.NDArray[np.uint64],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Give the numbers of records of one sequence, and how many sequences have each; sorts keys."""
+    keys.sort()
+    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1], [True]]))
+    sequences = np.bincount(np.diff(starts[: None if len(keys) else 1]))
+    copies = np.flatnonzero(sequences)
+    return copies, sequences[copies]
 
 
 @dataclass(frozen=True)

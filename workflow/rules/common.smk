@@ -41,6 +41,7 @@ EXPORT_FILES = {
     "parquet": ["results/{sample}/embeddings.parquet"],
     "npy": ["results/{sample}/embeddings.npy", "results/{sample}/embeddings.tsv"],
     "uniprot-h5": ["results/{sample}/embeddings.h5"],
+    "fair-esm": ["results/{sample}/fair_esm"],
 }
 
 # What an embed job may take before its first step: imports, weights from a cold shared disk.
@@ -74,7 +75,10 @@ def read_samples(sheet):
             rows = {f"line {reader.line_num}": dict(row) for row in reader}
     except (OSError, UnicodeDecodeError) as error:
         raise WorkflowError(
-            f"cannot read the sample sheet {sheet} (config: samples)", error
+            f"cannot read the sample sheet {sheet} (config: samples); it is a tab-separated table "
+            f"with the columns sample and fasta, and {os.getcwd()} is the working directory, "
+            "which -d changes",
+            error,
         )
     try:
         validate({"rows": rows}, "../schemas/samples.schema.yaml")
@@ -285,9 +289,11 @@ def layer_options():
 
 
 def export_outputs():
-    """The files of the configured exports."""
+    """The files of the configured exports, and folders, which have no ending."""
     return [
-        path for export in config["merge"]["exports"] for path in EXPORT_FILES[export]
+        path if Path(path).suffix else directory(path)
+        for export in config["merge"]["exports"]
+        for path in EXPORT_FILES[export]
     ]
 
 

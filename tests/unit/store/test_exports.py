@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import virnucpro.store.exports as exports_module
 from tests.unit.store.samples import Sample
@@ -96,3 +97,67 @@ def test_unknown_export_and_unfit_file_name_are_refused(sample: Sample, tmp_path
     with pytest.raises(InputError, match=r"needs a name that ends in \.npy"):
         sample.merge(npy=tmp_path / "x.tsv")
     assert not sample.output.exists()
+
+
+def test_fair_esm_folder_is_read_by_scripts_made_for_extract_py(make_sample, tmp_path) -> None:
+    """Names, keys and shapes of https://github.com/facebookresearch/esm, scripts/extract.py."""
+    records = [("sp|P1|NAME", "coat protein OS=Phage", b"MKV"), ("plain", "", b"MLL")]
+    sample = make_sample(records, layers=(6, 3), dtype="float16")
+    sample.merge(fair_esm=tmp_path / "pt")
+    merged = anndata.read_h5ad(sample.output)
+    for index, label in enumerate(["sp|P1|NAME coat protein OS=Phage", "plain"]):
+        found = torch.load(tmp_path / "pt" / f"{label}.pt", weights_only=True)
+        assert found.keys() == {"label", "mean_representations"}
+        assert found["label"] == label
+        assert list(found["mean_representations"]) == [6, 3]
+        for layer, matrix in ((6, merged.X), (3, merged.layers["layer_3"])):
+            mean = found["mean_representations"][layer]
+            assert mean.dtype == torch.float32
+            np.testing.assert_array_equal(mean.numpy(), matrix[index].astype(np.float32))
+
+
+AWKWARD = ["../../up", "/root", ".hidden", "a/b", "a_b", "tab\there", "x" * 400, "ä" * 150, "-n"]
+
+
+def test_awkward_ids_become_safe_names_and_the_table_says_which(make_sample, tmp_path) -> None:
+    letters = "ACDEFGHIK"
+    records = [(name, "", f"M{letters[i]}".encode()) for i, name in enumerate(AWKWARD)]
+    sample = make_sample(records)
+    sample.merge(fair_esm=tmp_path / "pt")
+    with (tmp_path / "pt" / "ids.tsv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle, delimiter="\t"))
+    assert [row["id"] for row in rows] == AWKWARD
+    files = [row["file"] for row in rows]
+    assert sorted([*files, "ids.tsv"]) == sorted(path.name for path in (tmp_path / "pt").iterdir())
+    assert not any(
+        name.startswith(".") or "/" in name or len(name.encode()) > 255 for name in files
+    )
+    for row in rows:
+        assert torch.load(tmp_path / "pt" / row["file"], weights_only=True)["label"] == row["id"]
+    assert not (tmp_path.parent / "up.pt").exists()
+
+
+def test_fair_esm_folder_is_the_same_twice_and_replaced_as_one(sample, tmp_path) -> None:
+    contents = []
+    for _ in range(2):
+        sample.merge(fair_esm=tmp_path / "pt")
+        contents.append({path.name: path.read_bytes() for path in (tmp_path / "pt").iterdir()})
+        (tmp_path / "pt" / "of_another_run.pt").write_bytes(b"")
+    assert contents[0] == contents[1]
+    assert len(contents[0]) == len(anndata.read_h5ad(sample.output)) + 1
+
+
+def test_many_files_are_warned_of(sample, tmp_path, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(exports_module, "_MANY_FILES", 10)
+    sample.merge(fair_esm=tmp_path / "pt")
+    assert f"one file a protein, {len(anndata.read_h5ad(sample.output))} files" in caplog.text
+
+
+def test_npy_and_parquet_open_in_the_libraries_of_their_users(sample, tmp_path) -> None:
+    pandas = pytest.importorskip("pandas")
+    sample.merge(npy=tmp_path / "x.npy", parquet=tmp_path / "x.parquet")
+    merged = anndata.read_h5ad(sample.output)
+    frame = pandas.read_parquet(tmp_path / "x.parquet")
+    np.testing.assert_array_equal(np.stack(frame["embedding"].to_numpy()), merged.X)
+    table = pandas.read_csv(tmp_path / "x.tsv", sep="\t")
+    assert table["id"].tolist() == merged.obs_names.tolist()
