@@ -1,5 +1,6 @@
 """Faults of a real CUDA device. Run with ``pytest -m gpu``."""
 
+import contextlib
 import dataclasses
 import pickle
 import signal
@@ -42,9 +43,15 @@ def test_sequence_that_does_not_fit_alone_is_quarantined_and_the_next_step_runs(
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(torch.cuda.memory_reserved() / total)
+    taken = []
+    for size in (1 << 20, 1 << 16, 1 << 12, 512):  # what is reserved, and still free
+        with contextlib.suppress(torch.cuda.OutOfMemoryError):
+            while True:
+                taken.append(torch.empty(size, dtype=torch.uint8, device="cuda"))
     try:
         result = engine.embed(batch)
     finally:
+        taken.clear()
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert {failure.reason for failure in result.failures} == {"out_of_memory"}
     assert sorted(failure.index for failure in result.failures) == [0, 1, 2, 3]

@@ -11,9 +11,9 @@ import numpy as np
 
 __all__ = ["GPUS", "START_SECONDS", "Wanted", "cost_lines", "estimate_cost", "wall_seconds"]
 
-#: Seconds from the start of a job to its first step: imports, weights, CUDA (650M on one H100,
-#: benchmarks/RESULTS.md). A job is a shard.
-START_SECONDS = 12.0
+#: Seconds of a job beside its steps: imports, weights, CUDA, Snakemake's part, the files at the end
+#: (650M on an H100, benchmarks/RESULTS.md, two GPUs). A job is a shard.
+START_SECONDS = 7.0
 
 #: Numbers of GPUs that the wall time is given for.
 GPUS = (1, 2, 4, 8)
