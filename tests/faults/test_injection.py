@@ -87,7 +87,8 @@ def test_after_any_failing_call_the_step_comes_to_the_same_bytes(
         found = {name: content for name, content in small.contents().items() if name in expected}
         assert found == {name: expected[name] for name in found}, f"call {at}: half a file"
         if fault is None:
-            assert isinstance(error, Killed), at
+            # on a busy machine a shard gets fewer pieces, and the call is not reached
+            assert isinstance(error, Killed) or injector.calls <= at, at
         elif isinstance(fault, SystemExit):
             assert error is fault or step == "embed"  # where a thread writes the pieces
             assert [path for path in strays(small) if "pieces" not in str(path)] == []

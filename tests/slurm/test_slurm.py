@@ -143,6 +143,13 @@ def assert_one_gpu_a_job(workdir: Path) -> None:
     assert set(devices) == {"0", "1"}
 
 
+def assert_plans_were_one_job(workdir: Path) -> None:
+    """All shards were planned in one job of SLURM."""
+    log = (workdir.parent / "snakemake.log").read_text()
+    assert len(set(re.findall(r"slurm_logs/group_\S+/(\d+)\.log", log))) == 1
+    assert "slurm_logs/rule_plan/" not in log
+
+
 def test_slurm_with_a_cancelled_job_and_a_power_cut(cluster, start, local):
     workdir, process = start("slurm")
     (victim, *_) = wait_for("an embed job", lambda: cluster.running("embed"), 300)
@@ -160,11 +167,11 @@ def test_slurm_with_a_cancelled_job_and_a_power_cut(cluster, start, local):
     assert most == 2
     assert_same_results(workdir, local)
     assert_one_gpu_a_job(workdir)
+    assert_plans_were_one_job(workdir)
 
 
-def test_slurm_gres_with_snakemake_killed_and_short_jobs_bundled(cluster, start, local):
-    bundled = ("--groups", "plan=plan", "--group-components", "plan=4")
-    workdir, process = start("slurm-gres", *bundled)
+def test_slurm_gres_with_snakemake_killed(cluster, start, local):
+    workdir, process = start("slurm-gres")
     (job, *_) = wait_for("an embed job", lambda: cluster.running("embed"), 300)
     assert "gpu:1" in job.gres
     assert "gpu" not in job.gpus
@@ -172,7 +179,7 @@ def test_slurm_gres_with_snakemake_killed_and_short_jobs_bundled(cluster, start,
     process.wait()
     _, unlock = start("slurm-gres", "--unlock")
     assert unlock.wait() == 0
-    workdir, process = start("slurm-gres", *bundled)
+    workdir, process = start("slurm-gres")
     most = finish(process, cluster)
     assert process.returncode == 0
     assert most == 2

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 
+import anndata
 import pytest
 
 from tests.workflow.snakemake_runs import snakemake
@@ -129,3 +130,27 @@ def test_shell_characters_in_paths_stay_characters(fresh):
     assert run.status == 0, run.text
     assert (workdir / cache / "plans").is_dir()
     assert not list(workdir.parent.rglob("pwned"))
+
+
+@pytest.mark.long
+@pytest.mark.fault(33, 35)
+def test_shell_characters_and_ids_as_paths_go_through_the_whole_workflow(tmp_path, fresh):
+    ids = [
+        "../up",
+        "/etc/passwd",
+        "$(touch${IFS}pwned)",
+        ";touch${IFS}pwned",
+        "`id`",
+        "a'b\"c",
+        "--x",
+    ]
+    workdir = fresh(config=json.dumps({"cache_dir": "c; touch pwned"}))
+    text = "".join(f">{name}\nMKVLA{'ACDEFGH'[number]}\n" for number, name in enumerate(ids))
+    (workdir / "a.faa").write_text(text)
+    odd = workdir.rename(tmp_path / "work $(touch pwned) ; dir")
+    run = snakemake(odd)
+    assert run.status == 0, run.text
+    assert list(anndata.read_h5ad(odd / "results/a/embeddings.h5ad").obs_names) == ids
+    assert not list(tmp_path.rglob("pwned"))
+    assert not (tmp_path / "up").exists()
+    assert snakemake(odd).text.count("Nothing to be done") == 1

@@ -1,5 +1,7 @@
 """The shipped profiles: what each says, and that Snakemake takes it. SLURM itself: tests/slurm."""
 
+import json
+import math
 import os
 import re
 import subprocess
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.snakemake_runs import ROOT
+from tests.workflow.snakemake_runs import ROOT, snakemake
 
 yaml = pytest.importorskip("yaml")
 
@@ -97,10 +99,24 @@ def test_cluster_generic_submits_every_job_with_what_it_needs(fresh, tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stdout
-    asked = {
-        re.search(r"-N (\w+)", line)[1]: line for line in (tmp_path / "asked").open()
-    }  # one job of each rule
-    assert set(asked) == {"split", "plan", "plan_report", "token_budget"}
+    asked = {re.search(r"-N (\w+)", line)[1]: line for line in (tmp_path / "asked").open()}
+    assert set(asked) == {"split", "GROUP", "plan_report", "token_budget"}  # plans go in groups
     assert "ncpus=4:mem=" in asked["token_budget"]
     assert "ngpus=1 -l walltime=1800" in asked["token_budget"]
-    assert "ncpus=1:mem=2000mb:ngpus=0" in asked["plan"]
+    assert re.search(r"ncpus=1:mem=1\d{3}mb:ngpus=0", asked["GROUP"])
+
+
+def test_a_shard_asks_for_memory_and_time_by_its_size(finished):
+    rate = json.loads((finished / "resources/token_budget/demo.json").read_text())
+    weights = (finished / "resources/models/demo.safetensors").stat().st_size / 1e6
+    run = snakemake(finished, "--dry-run", "--forcerun", "embed")
+    jobs = [block.partition("\n\n")[0] for block in run.text.split("rule embed:\n")[1:]]
+    assert len(jobs) > 2, run.text
+    for job in jobs:
+        asked = dict(re.findall(r"(sample|shard|mem_mb|runtime)=(\w+)", job))
+        plan_report = finished / "results" / asked["sample"] / "plan" / f"{asked['shard']}.json"
+        plan = json.loads(plan_report.read_text())
+        tokens = plan["batches"] * plan["token_budget"]
+        minutes = math.ceil(15 + 3 * tokens / rate["tokens_per_second"] / 60)
+        assert int(asked["runtime"]) == minutes
+        assert 6000 + 2 * weights <= int(asked["mem_mb"]) <= 6000 + 2 * weights + 100

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from virnucpro.files import atomic_path, write_bytes
+from virnucpro.files import atomic_path
 from virnucpro.sequences.alphabet import KEY_BYTES
 from virnucpro.sequences.identifiers import Renames
 from virnucpro.sequences.shards import shard_bytes
@@ -121,36 +121,51 @@ def write_shards(spool: PartitionSpool, number: int, directory: Path) -> ShardTo
     """
     totals = ShardTotals()
     entries: dict[int, dict[str, Any]] = {}
-    for shard, lines in _shard_lines(spool, number):
-        content = shard_bytes(lines)
+    for shard, parts in _shard_parts(spool, number):
         name = f"{shard:05d}"
-        write_bytes(directory / f"{name}.fasta", content)
-        lengths = {size - _FRAME: count for size, count in Counter(map(len, lines)).items()}
+        digest, lengths = hashlib.sha256(), Counter[int]()
+        with atomic_path(directory / f"{name}.fasta") as temporary, temporary.open("wb") as handle:
+            for lines in parts:
+                content = shard_bytes(lines)
+                handle.write(content)
+                digest.update(content)
+                lengths.update(map(len, lines))
+        lengths = Counter({size - _FRAME: count for size, count in lengths.items()})
         totals.lengths.update(lengths)
         entries[shard] = {
             "name": name,
-            "sequences": len(lines),
+            "sequences": lengths.total(),
             "tokens": sum((length + 2) * count for length, count in lengths.items()),
-            "sha256": hashlib.sha256(content).hexdigest(),
+            "sha256": digest.hexdigest(),
         }
     totals.shards = [entries[shard] for shard in range(number)]
     return totals
 
 
-def _shard_lines(spool: PartitionSpool, number: int) -> Iterator[tuple[int, set[bytes]]]:
-    """Give each shard's distinct sequences: some partitions joined, or one partition divided."""
+def _shard_parts(spool: PartitionSpool, number: int) -> Iterator[tuple[int, Iterable[set[bytes]]]]:
+    """Give each shard's distinct sequences in parts, whose keys rise from part to part.
+
+    A shard is some whole partitions, and the order of partitions is that of their keys; or it is
+    what belongs to it of one partition. Memory holds one partition.
+    """
     for first in range(min(number, PARTITIONS)):
+        if number <= PARTITIONS:
+            yield first, (_take(spool, each) for each in range(first, PARTITIONS, number))
+            continue
         shards: dict[int, set[bytes]] = {shard: set() for shard in range(first, number, PARTITIONS)}
-        for partition in range(first, PARTITIONS, number):
-            for lines in spool.lines(partition):
-                if len(shards) == 1:
-                    shards[first].update(lines)
-                    continue
-                for line in lines:
-                    bucket = partition | int(line[2:4], 16) << 8
-                    shards[bucket % number].add(line)
-            spool.remove(partition)
-        yield from shards.items()
+        for line in _take(spool, first):
+            bucket = first | int(line[2:4], 16) << 8
+            shards[bucket % number].add(line)
+        yield from ((shard, [lines]) for shard, lines in shards.items())
+
+
+def _take(spool: PartitionSpool, partition: int) -> set[bytes]:
+    """Read a partition's distinct lines, and free its disk space."""
+    lines: set[bytes] = set()
+    for block in spool.lines(partition):
+        lines.update(block)
+    spool.remove(partition)
+    return lines
 
 
 def write_records(

@@ -33,6 +33,10 @@ __all__ = ["split"]
 
 logger = logging.getLogger(__name__)
 
+_MANY_SHARDS = (
+    4096  # Snakemake takes seconds for hundreds of jobs, and minutes for tens of thousands
+)
+
 
 @dataclass(frozen=True)
 class _Parameters:
@@ -261,6 +265,11 @@ def _log_summary(manifest: dict[str, Any], intake: Intake) -> None:
         limit,
         largest,
     )
+    if len(manifest["shards"]) > _MANY_SHARDS:
+        logger.warning(
+            "%d shards: each is a job of its own, with a start-up of its own; raise shard_tokens",
+            len(manifest["shards"]),
+        )
     if largest > limit:
         logger.warning("a shard has more than %d tokens: a sequence alone is longer", limit)
     if intake.normalised:

@@ -345,6 +345,16 @@ def file_megabytes(path):
     return Path(path).stat().st_size / 1e6 if Path(path).exists() else 0
 
 
+def megabytes_for(least, times):
+    """Make a resource function: so many MB and so many times the inputs, times the attempt."""
+
+    def megabytes(wildcards, input, attempt):
+        size = sum(map(file_megabytes, input))
+        return math.ceil(least + times * size) * attempt
+
+    return megabytes
+
+
 def minutes_for(megabytes_a_minute):
     """Make a resource function: half an hour, and the inputs at this rate, times the attempt."""
 

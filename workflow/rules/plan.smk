@@ -9,7 +9,7 @@ rule plan:
     conda:
         "../../envs/virnucpro.yaml"
     resources:
-        mem_mb=grows_with_attempt(2000),
+        mem_mb=megabytes_for(least=1000, times=5),
         runtime=grows_with_attempt(30),
         cache_dir=lookup(within=config, dpath="cache_dir"),
     params:

@@ -314,6 +314,12 @@ def test_more_shards_than_partitions_are_written(tmp_path, monkeypatch):
     assert distinct_sequences(shards) == Counter({s.encode() for s in sequences})
 
 
+def test_a_crowd_of_shards_is_warned_of(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(split_module, "_MANY_SHARDS", 2)
+    run(tmp_path, fasta(proteins(60)), shard_tokens=500)
+    assert "each is a job of its own" in caplog.text
+
+
 def test_the_number_of_shards_is_the_smallest_that_fits():
     tokens = np.full(BUCKETS, 3)
     assert choose_shards(tokens, 3 * BUCKETS) == 1
