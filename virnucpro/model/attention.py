@@ -17,7 +17,14 @@ from torch import Tensor
 from virnucpro.errors import InputError
 from virnucpro.model import kernels
 
-__all__ = ["Backend", "SequenceAttention", "TileAttention", "VarlenAttention", "select_attention"]
+__all__ = [
+    "Backend",
+    "SequenceAttention",
+    "TileAttention",
+    "VarlenAttention",
+    "paired",
+    "select_attention",
+]
 
 
 class Backend(Protocol):
@@ -26,13 +33,21 @@ class Backend(Protocol):
     Attributes:
         name: as in logs and receipts.
         on_device: whether a call is work of the device alone, so that a CUDA graph can hold it.
+        paired: whether the two dimensions that are rotated together stand side by side in each
+            head of queries and keys, and not half a head apart as in fair-esm (see `paired`).
     """
 
     name: str
     on_device: bool
+    paired: bool
 
     def prepare(
-        self, positions: Tensor, cu_seqlens: Tensor, max_seqlen: int, rotary: tuple[Tensor, Tensor]
+        self,
+        positions: Tensor,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        rotary: tuple[Tensor, Tensor],
+        heads: int,
     ) -> tuple[Any, ...]:
         """Describe a step's sequences, on the device of `rotary`.
 
@@ -41,6 +56,7 @@ class Backend(Protocol):
             cu_seqlens: [B+1] int32, from 0 to T, on any device.
             max_seqlen: an upper bound of the lengths, in tokens.
             rotary: cosines and sines, [max_seqlen or more, D/2] float32.
+            heads: H.
         """
 
     def __call__(self, qkv: Tensor, segments: tuple[Any, ...]) -> Tensor:
@@ -52,23 +68,29 @@ class SequenceAttention:
 
     name = "sdpa"
     on_device = False
+    paired = True
 
     def prepare(
-        self, positions: Tensor, cu_seqlens: Tensor, max_seqlen: int, rotary: tuple[Tensor, Tensor]
+        self,
+        positions: Tensor,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        rotary: tuple[Tensor, Tensor],
+        heads: int,
     ) -> tuple[Any, ...]:
         """Give the angles of every token, and the range of every sequence that is not empty."""
         bounds = itertools.pairwise(cu_seqlens.tolist())
-        return *_angles(positions, rotary), [(a, b) for a, b in bounds if b > a]
+        return _angles(positions, rotary, heads), [(a, b) for a, b in bounds if b > a]
 
     def __call__(self, qkv: Tensor, segments: tuple[Any, ...]) -> Tensor:
         """Attend within each sequence; see `Backend`."""
-        cos, sin, ranges = segments
-        q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in _rotated(qkv, cos, sin))  # [1, H, T, D]
+        angles, ranges = segments
+        q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in _rotated(qkv, angles))  # [1, H, T, D]
         parts = [
             F.scaled_dot_product_attention(q[:, :, a:b], k[:, :, a:b], v[:, :, a:b])
             for a, b in ranges
         ]
-        return torch.cat(parts, dim=2).squeeze(0).transpose(0, 1).flatten(1)
+        return torch.cat([part.transpose(1, 2) for part in parts], dim=1).flatten(2).squeeze(0)
 
 
 class VarlenAttention:
@@ -76,21 +98,30 @@ class VarlenAttention:
 
     name = "varlen"
     on_device = True
+    paired = True
 
     def prepare(
-        self, positions: Tensor, cu_seqlens: Tensor, max_seqlen: int, rotary: tuple[Tensor, Tensor]
+        self,
+        positions: Tensor,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        rotary: tuple[Tensor, Tensor],
+        heads: int,
     ) -> tuple[Any, ...]:
         """Give the angles of every token, and the bounds: the kernel reads them on the device."""
         device = rotary[0].device
-        return *_angles(positions, rotary), cu_seqlens.to(device, non_blocking=True), max_seqlen
+        angles = _angles(positions, rotary, heads)
+        return angles, cu_seqlens.to(device, non_blocking=True), max_seqlen
 
     def __call__(self, qkv: Tensor, segments: tuple[Any, ...]) -> Tensor:
         """Attend within each sequence; see `Backend`."""
         from torch.nn.attention.varlen import varlen_attn
 
-        cos, sin, bounds, longest = segments
-        q, k, v = _rotated(qkv, cos, sin)
-        out = varlen_attn(q, k, v.contiguous(), bounds, bounds, longest, longest)
+        angles, bounds, longest = segments
+        q, k, v = _rotated(qkv, angles)
+        out = varlen_attn(
+            q.contiguous(), k.contiguous(), v.contiguous(), bounds, bounds, longest, longest
+        )
         assert isinstance(out, Tensor)  # noqa: S101 - a pair only where it is asked for
         return out.flatten(1)
 
@@ -100,9 +131,15 @@ class TileAttention:
 
     name = "tiles"
     on_device = True
+    paired = False
 
     def prepare(
-        self, positions: Tensor, cu_seqlens: Tensor, max_seqlen: int, rotary: tuple[Tensor, Tensor]
+        self,
+        positions: Tensor,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        rotary: tuple[Tensor, Tensor],
+        heads: int,
     ) -> tuple[Any, ...]:
         """Give the tables of angles and the tiles; the kernel knows the positions by itself."""
         block = kernels.QUERY_BLOCK
@@ -169,16 +206,29 @@ def _usable(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
     return usable
 
 
-def _angles(positions: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Give each token's cosines and sines, [T, 1, D/2]."""
+def paired(rows: Tensor, heads: int) -> Tensor:
+    """Put the two dimensions that are rotated together side by side, in the weights of a layer.
+
+    Scores do not change when queries and keys are put into another order alike, and pairs that
+    stand side by side are complex numbers, which one multiplication rotates.
+
+    Args:
+        rows: [H * D, ...] weight or bias of queries or keys, as in fair-esm.
+        heads: H.
+    """
+    return rows.view(heads, 2, -1, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
+
+
+def _angles(positions: Tensor, rotary: tuple[Tensor, Tensor], heads: int) -> Tensor:
+    """Give each token's rotations, [T, 1, H * D/2] complex64, the same for all heads."""
     index = positions.to(rotary[0].device, non_blocking=True).long()
-    return rotary[0][index].unsqueeze(1), rotary[1][index].unsqueeze(1)
+    return torch.complex(*rotary)[index].repeat(1, heads).unsqueeze(1)
 
 
-def _rotated(qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Split qkv [T, 3, H, D] and rotate the two halves of each head of q and k, in float32."""
-    first, second = qkv[:, :2].float().chunk(2, dim=-1)  # [T, 2, H, D/2]
-    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-    rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+def _rotated(qkv: Tensor, angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Split qkv [T, 3, H, D] and rotate the pairs of q and k, in float32."""
+    T, _, H, D = qkv.shape
+    pairs = torch.view_as_complex(qkv[:, :2].float().reshape(T, 2, H * D // 2, 2))
+    rotated = torch.view_as_real(pairs * angles).view(T, 2, H, D)
     q, k = rotated.to(qkv.dtype).unbind(1)
     return q, k, qkv[:, 2]

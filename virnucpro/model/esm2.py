@@ -13,12 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from virnucpro.errors import InputError
 from virnucpro.model import kernels
-from virnucpro.model.attention import Backend, select_attention
+from virnucpro.model.attention import Backend, paired, select_attention
 from virnucpro.model.config import ROTARY_FREQUENCIES, ModelConfig
 from virnucpro.model.devices import dtype_name
 from virnucpro.model.kernels import Kernels
@@ -112,12 +111,13 @@ class PackedESM2(nn.Module):
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device).to(dtype)  # the device converts faster than the host
 
-        model.load_state_dict(_packed(state, config.layers, move), strict=True, assign=True)
+        model.attend, _ = select_attention(attention, device, dtype)
+        packed = _packed(state, config, move, pair=model.attend.paired)
+        model.load_state_dict(packed, strict=True, assign=True)
         model.eval().requires_grad_(False)
         frequencies = state.get(ROTARY_FREQUENCIES, _frequencies(config.head_dim))
         model.frequencies = frequencies.to(device=device, dtype=torch.float32)
         model.shifts = model._running_biases()
-        model.attend, _ = select_attention(attention, device, dtype)
         if model.attend.name == "tiles":
             model.kernels, _ = kernels.select()
         return model
@@ -182,7 +182,7 @@ class PackedESM2(nn.Module):
     def prepare(self, positions: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> tuple[Any, ...]:
         """Describe a step's sequences to the attention backend; arguments as in `forward`."""
         rotary = self.rotary_tables(max_seqlen)
-        return self.attend.prepare(positions, cu_seqlens, max_seqlen, rotary)
+        return self.attend.prepare(positions, cu_seqlens, max_seqlen, rotary, self.config.heads)
 
     def run(
         self, tokens: Tensor, segments: tuple[Any, ...], layers: Sequence[int]
@@ -216,10 +216,10 @@ class PackedESM2(nn.Module):
 
     def _feed_forward(self, layer: PackedLayer, x: Tensor, number: int) -> None:
         """Add the feed-forward block of the normed rows to the residual stream, in place."""
-        hidden = F.linear(self._normed(x, number), layer.fc1.weight)  # [T, 4 dim]
-        # The bias of fc1 comes with the GELU; that of fc2 is in the running biases.
-        hidden = self.kernels.bias_gelu(hidden, layer.fc1.bias, inplace=True)
-        x.addmm_(hidden, layer.fc2.weight.t())
+        hidden = self.kernels.linear_gelu(
+            self._normed(x, number), layer.fc1.weight, layer.fc1.bias
+        )  # [T, 4 dim]
+        x.addmm_(hidden, layer.fc2.weight.t())  # the bias of fc2 is in the running biases
 
     def _normed(self, x: Tensor, number: int) -> Tensor:
         """Apply a layer norm, counted from 0 in the order of use, to the residual stream."""
@@ -273,7 +273,11 @@ def _frequencies(head_dim: int) -> Tensor:
 
 
 def _packed(
-    state: Mapping[str, Tensor], layers: int, move: Callable[[Tensor], Tensor]
+    state: Mapping[str, Tensor],
+    config: ModelConfig,
+    move: Callable[[Tensor], Tensor],
+    *,
+    pair: bool,
 ) -> dict[str, Tensor]:
     """Adapt fair-esm's names: query, key and value become one matrix; the head is left out."""
     elsewhere = re.compile(r"lm_head\.|rotary\.|.*\.self_attn\.[qkv]_proj\.")
@@ -282,8 +286,10 @@ def _packed(
         for name, tensor in state.items()
         if not elsewhere.match(name)
     }
-    for i in range(layers):
+    for i in range(config.layers):
         for kind in ("weight", "bias"):
-            parts = [move(state[f"layers.{i}.self_attn.{p}_proj.{kind}"]) for p in "qkv"]
-            weights[f"layers.{i}.qkv_proj.{kind}"] = torch.cat(parts)
+            q, k, v = (move(state[f"layers.{i}.self_attn.{p}_proj.{kind}"]) for p in "qkv")
+            if pair:
+                q, k = paired(q, config.heads), paired(k, config.heads)
+            weights[f"layers.{i}.qkv_proj.{kind}"] = torch.cat((q, k, v))
     return weights

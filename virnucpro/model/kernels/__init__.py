@@ -30,7 +30,7 @@ class Kernels:
     packed_attention: Callable[..., Any] = reference.packed_attention
     layer_norm: Callable[..., Any] = reference.layer_norm
     layer_norm_float8: Callable[..., Any] = reference.layer_norm_float8
-    bias_gelu: Callable[..., Any] = reference.bias_gelu
+    linear_gelu: Callable[..., Any] = reference.linear_gelu
     bias_gelu_float8: Callable[..., Any] = reference.bias_gelu_float8
     float8_product: Callable[..., Any] = reference.float8_product
     pool_mean: Callable[..., Any] = reference.pool_mean

@@ -10,11 +10,19 @@ fixed order, whatever stands beside it. The twins are in `virnucpro.model.kernel
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["bias_gelu", "bias_gelu_float8", "layer_norm", "layer_norm_float8", "pool_mean"]
+__all__ = [
+    "bias_gelu",
+    "bias_gelu_float8",
+    "layer_norm",
+    "layer_norm_float8",
+    "linear_gelu",
+    "pool_mean",
+]
 
 # Chosen by measurement on an H100 (benchmarks/kernels.py); never tuned at run time, so that bits
 # and start-up time are the same in every run.
@@ -191,6 +199,11 @@ def bias_gelu(x: Tensor, bias: Tensor | None = None, *, inplace: bool = False) -
         num_warps=4,
     )
     return out
+
+
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Multiply, and apply bias and erf GELU in place; see `reference.linear_gelu`."""
+    return bias_gelu(F.linear(x, weight), bias, inplace=True)
 
 
 @triton.jit

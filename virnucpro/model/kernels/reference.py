@@ -17,6 +17,7 @@ __all__ = [
     "float8_rows",
     "layer_norm",
     "layer_norm_float8",
+    "linear_gelu",
     "packed_attention",
     "pool_mean",
 ]
@@ -75,7 +76,9 @@ def layer_norm(
     Returns:
         [T, dim] in the dtype of `x`; statistics are in float32.
     """
-    rows = x.float() if shift is None else x.float() + shift.float()
+    if shift is None:  # torch takes the statistics of 16-bit rows in float32
+        return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+    rows = x + shift.float()
     return F.layer_norm(rows, x.shape[-1:], weight.float(), bias.float(), eps).to(x.dtype)
 
 
@@ -84,6 +87,20 @@ def bias_gelu(x: Tensor, bias: Tensor | None = None, *, inplace: bool = False) -
     shifted = x.float() if bias is None else x.float() + bias.float()
     activated = F.gelu(shifted)
     return x.copy_(activated) if inplace else activated.to(x.dtype)
+
+
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Give ``gelu(x @ weight.T + bias)``, the erf form.
+
+    Args:
+        x: [T, K].
+        weight: [N, K].
+        bias: [N].
+
+    Returns:
+        [T, N] in the dtype of `x`.
+    """
+    return F.gelu(F.linear(x, weight, bias))
 
 
 def float8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
