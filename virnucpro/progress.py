@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ __all__ = ["Progress"]
 logger = logging.getLogger(__name__)
 
 _BAR = (
-    "{desc}{percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt} {unit}, {rate_noinv_fmt}, "
+    "{desc}{percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt}{unit}, {rate_noinv_fmt}, "
     "{remaining} left"
 )
 
@@ -49,15 +50,18 @@ class Progress:
         self._begun = self._last_step = self._last_line = clock()
         self._bar = None
         if sys.stderr.isatty() and logger.isEnabledFor(logging.INFO):
+            # 80 x 24 where the terminal does not tell: tqdm by itself would then show nothing.
+            size = shutil.get_terminal_size()
             self._bar = tqdm(
                 total=total,
                 initial=done,
-                unit=unit,
+                unit=f" {unit}",
                 unit_scale=True,
                 desc=what,
                 bar_format=_BAR,
                 file=sys.stderr,
-                dynamic_ncols=True,
+                ncols=size.columns - 1,
+                nrows=size.lines,
                 leave=False,
             )
 

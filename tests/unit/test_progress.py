@@ -1,5 +1,9 @@
 import io
 import logging
+import os
+import pty
+import subprocess
+import sys
 
 import pytest
 
@@ -56,7 +60,7 @@ def test_on_a_terminal_there_is_a_bar_with_rate_share_and_time_left(monkeypatch)
     assert "shard 00003" in shown
     assert "60%" in shown
     assert "600 of 1.00k tokens" in shown
-    assert "tokens/s" in shown
+    assert " tokens/s, " in shown
     assert " left" in shown
     progress.step(400)
     assert "INFO" in terminal.getvalue().splitlines()[-1]  # the bar has gone, a line is left
@@ -85,3 +89,15 @@ def test_a_log_file_gets_no_control_characters(monkeypatch):
     progress.step(400)
     assert len(file.getvalue().splitlines()) == 2
     assert all(character.isprintable() or character == "\n" for character in file.getvalue())
+
+
+def test_bar_is_shown_on_a_terminal_that_does_not_tell_its_size(tmp_path):
+    """A real terminal of 0 columns and 0 lines, as some containers and editors have."""
+    script = "from virnucpro import log; log.configure(); from virnucpro.progress import Progress\n"
+    script += "import time; p = Progress(100, what='shard'); time.sleep(0.2); p.step(60); p.close()"
+    ours, theirs = pty.openpty()
+    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
+    subprocess.run([sys.executable, "-c", script], stderr=theirs, env=environment, check=True)
+    os.close(theirs)
+    assert "60%" in os.read(ours, 100_000).decode()
+    os.close(ours)

@@ -297,7 +297,9 @@ def _run(
     left = pieces.restore(output, rows, tokens)
     sampler.batches = [batches[number] for number in left]
     costs = plan.tokens
-    progress = Progress(sum(int(costs[batch].sum()) for batch in sampler.batches))
+    total = int(costs.sum())
+    waiting = sum(int(costs[batch].sum()) for batch in sampler.batches)
+    progress = Progress(total, done=total - waiting)
     with pieces.keep(output, tokens, int(costs.sum())) as keep:
         for number, (batch, result) in zip(left, engine.stream(loader), strict=True):
             seconds = progress.step(len(batch["input_ids"]))
