@@ -27,8 +27,13 @@ def dry_run(workdir: Path, *arguments: str, workflow: Path = ROOT / "workflow") 
     return set(run.jobs)
 
 
-AFTER_SPLIT = {"split", "merge", "report"}  # the checkpoint decides about plan and embed
-AFTER_EMBED = {"embed", "merge", "report"}
+AFTER_SPLIT = {
+    "split",
+    "merge",
+    "report",
+    "overview",
+}  # the checkpoint decides about plan and embed
+AFTER_EMBED = {"embed", "merge", "report", "overview"}
 CONFIG_CHANGES = {
     "nothing": ("{}", set()),
     "model": ("model: my model.pt", {"fetch_model", "token_budget", *AFTER_EMBED}),
@@ -49,7 +54,7 @@ CONFIG_CHANGES = {
     "embed.dtype": ("embed: {dtype: bfloat16}", {"token_budget"}),  # a checkpoint, see below
     "embed.layers": ("embed: {layers: [2]}", AFTER_EMBED),
     "embed.output_dtype": ("embed: {output_dtype: float32}", AFTER_EMBED),
-    "merge.exports": ("merge: {exports: [npy]}", {"merge", "report"}),
+    "merge.exports": ("merge: {exports: [npy]}", {"merge", "report", "overview"}),
     "cache_dir": ("cache_dir: elsewhere", set()),
 }
 
@@ -74,8 +79,8 @@ FORMAT_CHANGES = {
     "plan": {"plan", *AFTER_EMBED},
     "budget": {"token_budget"},
     "embed": AFTER_EMBED,
-    "merge": {"merge", "report"},
-    "report": {"report"},
+    "merge": {"merge", "report", "overview"},
+    "report": {"report", "overview"},
 }
 
 
@@ -105,7 +110,7 @@ def test_missing_embedding_is_computed_again_and_no_other(workdir):
     (workdir / "results" / "lambda" / "embeddings" / "00000.npy").unlink()
     (workdir / "results" / "lambda" / "embeddings.h5ad").unlink()
     run = snakemake(workdir, "--dry-run")
-    assert dict(run.jobs) == {"embed": 1, "merge": 1, "report": 1}
+    assert dict(run.jobs) == {"embed": 1, "merge": 1, "report": 1, "overview": 1}
 
 
 def test_measuring_the_token_budget_again_leaves_embeddings_alone(workdir):
@@ -148,7 +153,14 @@ def test_added_sequence_runs_only_its_shard(workdir):
         if (workdir / f"results/lambda/shards/{name}.fasta").read_bytes() != contents[name]
     ]
     assert len(changed) == 1
-    assert dict(run.jobs) == {"split": 1, "plan": 1, "embed": 1, "merge": 1, "report": 1}
+    assert dict(run.jobs) == {
+        "split": 1,
+        "plan": 1,
+        "embed": 1,
+        "merge": 1,
+        "report": 1,
+        "overview": 1,
+    }
     assert dry_run(workdir) == set()
 
 
