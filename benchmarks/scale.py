@@ -263,7 +263,7 @@ def parse() -> argparse.Namespace:
         "--largest", type=int, default=2_000_000_000, help="records × dimensions of a merge"
     )
     parser.add_argument("--shards", type=int, nargs="*", default=[256, 512], help="of a dry run")
-    parser.add_argument("--shard-tokens", type=int, default=20_000_000)
+    parser.add_argument("--shard-tokens", type=int, default=100_000_000)
     parser.add_argument("--folder", type=Path, help="for the files; default: a temporary one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plan-all", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)

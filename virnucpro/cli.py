@@ -111,7 +111,7 @@ def cli(verbose: bool, quiet: bool) -> None:
 @click.option(
     "--shard-tokens",
     type=_positive,
-    default=20_000_000,
+    default=100_000_000,
     show_default=True,
     help="Most tokens of a shard.",
 )

@@ -69,7 +69,7 @@ def split(
     sample: str,
     shards_dir: Path,
     records: Path,
-    shard_tokens: int = 20_000_000,
+    shard_tokens: int = 100_000_000,
     max_invalid_fraction: float = 0.5,
     max_record_residues: int = 100_000,
     input_type: str = "protein",

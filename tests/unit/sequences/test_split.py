@@ -144,7 +144,7 @@ def test_the_manifest_counts_what_is_in_the_files(tmp_path):
         "quarantine_sha256": sha256_of(result.shards_dir / "quarantine.tsv"),
         "sample": "gut 1",
         "parameters": {
-            "shard_tokens": 20_000_000,
+            "shard_tokens": 100_000_000,
             "max_invalid_fraction": 0.5,
             "max_record_residues": 100_000,
             "input_type": "any",
@@ -287,7 +287,7 @@ def distinct_sequences(shards):
     return Counter(residues for shard in shards.values() for residues in shard.residues)
 
 
-@pytest.mark.parametrize("shard_tokens", [20_000_000, 9_000, 2_000])
+@pytest.mark.parametrize("shard_tokens", [100_000_000, 9_000, 2_000])
 def test_shards_hold_each_distinct_sequence_once_where_its_key_says(tmp_path, shard_tokens):
     sequences = proteins(700)
     result = run(tmp_path, fasta(sequences + sequences[:50]), shard_tokens=shard_tokens)
