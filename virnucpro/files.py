@@ -19,9 +19,10 @@ import re
 import secrets
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -322,11 +323,18 @@ def sha256_of(path: Path) -> str:
 def sha256_meanwhile(path: Path) -> Future[str]:
     """Hash a file in a thread of its own, while the caller does something else.
 
+    The thread holds nobody up: a process that ends before it has the hash ends at once.
+
     Returns:
-        What will hold the hash, or the OSError of reading.
+        What will hold the hash, or the error of reading.
     """
-    with_one_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sha256")
-    try:
-        return with_one_thread.submit(sha256_of, path)
-    finally:
-        with_one_thread.shutdown(wait=False)
+    found: Future[str] = Future()
+
+    def work() -> None:
+        try:
+            found.set_result(sha256_of(path))
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=work, name="sha256", daemon=True).start()
+    return found

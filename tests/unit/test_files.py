@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 
 import pytest
 
@@ -177,3 +178,13 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {
         *(alive.name, elsewhere.name, ".a.txt.tmp", "a.txt")
     }
+
+
+def test_a_process_does_not_wait_for_a_hash_that_it_does_not_need(tmp_path):
+    path = tmp_path / "pipe"  # nobody writes: reading it never ends
+    os.mkfifo(path)
+    code = (
+        "import sys; from pathlib import Path; from virnucpro.files import sha256_meanwhile\n"
+        "sha256_meanwhile(Path(sys.argv[1]))\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True, timeout=60)
