@@ -13,6 +13,8 @@ __all__ = ["SHIPPED_RATES", "estimate_seconds"]
 # Tokens per second as in benchmarks/RESULTS.md, so that a first plan has an estimate too.
 SHIPPED_RATES = {
     "NVIDIA H100 80GB HBM3/esm2_t6_8M_UR50D/float16": 10_782_536,
+    "NVIDIA H100 80GB HBM3/esm2_t12_35M_UR50D/float16": 3_444_640,
+    "NVIDIA H100 80GB HBM3/esm2_t30_150M_UR50D/float16": 1_077_876,
     "NVIDIA H100 80GB HBM3/esm2_t33_650M_UR50D/float16": 351_382,
     "NVIDIA H100 80GB HBM3/esm2_t36_3B_UR50D/float16": 98_107,
 }

@@ -241,6 +241,22 @@ def test_shard_without_sequences_gives_an_empty_array(tmp_path, demo):
 
 
 @pytest.mark.fault(21)
+def test_float8_says_how_close_it_is_to_float32(files, monkeypatch):
+    exact = embed_shard(files, CPU)
+    vectors = np.load(files.embeddings)[:, 0]
+    assert "closeness" not in exact
+    float8 = torch.float8_e4m3fn, "as on a GPU that has it"
+    monkeypatch.setattr(shard_module, "select_dtype", lambda *_: float8)
+    receipt = embed_shard(files, dataclasses.replace(CPU, dtype="float8"))
+    coarse = np.load(files.embeddings)[:, 0]
+    closeness = receipt["closeness"]
+    assert (receipt["compute_dtype"], closeness["sequences"]) == ("float8", 16)
+    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(coarse, axis=1)
+    cosines = (vectors * coarse).sum(axis=1) / norms
+    assert 0.9 < cosines.min() <= closeness["pooled_cosine_min"] + 1e-6
+    assert closeness["pooled_cosine_min"] <= closeness["pooled_cosine_median"] < 1
+
+
 def test_value_outside_float16_is_quarantined_not_infinite(files, monkeypatch):
     config = ModelConfig("demo", 6, 320, 20)
     state = random_state(config)
