@@ -520,6 +520,13 @@ def _open_streams() -> None:
             setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
 
 
+def _drop_output() -> None:
+    """Let go of what could not be printed: Python would try again at its end, and exit with 120."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
 def main() -> None:
     """Run the command line and turn the package's errors into a sentence and an exit status."""
     _open_streams()
@@ -531,6 +538,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except OSError as error:
         click.echo(f"error: {error}", err=True)
+        _drop_output()
         sys.exit(1)
     except MemoryError as error:
         click.echo(f"error: out of memory {error}".rstrip(), err=True)

@@ -183,7 +183,10 @@ def test_help_that_cannot_be_printed_is_a_quiet_failure(output, tmp_path):
         command = (
             f"({command.replace('sleep 0.1;', 'sleep 0.5;').split('|')[0]}; echo $? > rc) | true"
         )
-    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    result = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
     status = int((tmp_path / "rc").read_text()) if "|" in command else result.returncode
     assert status == 1
     assert "Traceback" not in result.stderr
