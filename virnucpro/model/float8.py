@@ -2,9 +2,9 @@
 
 Queries, keys and the feed-forward block are float8, three quarters of the arithmetic of a layer.
 Values and the projection after attention keep 16 bits: the mean over a sequence that attention
-takes averages the signal of the values but not the error of their weights, so that these two
-would cost more closeness than all others together (benchmarks/RESULTS.md). Each row and each
-output channel has a scale of its own, so no row depends on another.
+takes averages the signal of the values but not the error of their weights, so that each of these
+two would cost more closeness than all others together. Each row and each output channel has a
+scale of its own, so no row depends on another.
 """
 
 from __future__ import annotations
