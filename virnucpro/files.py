@@ -50,10 +50,8 @@ _NAME_BYTES = 100  # of the target's name in a temporary one, which must stay be
 _ABANDONED_AFTER = 24 * 3600.0  # seconds unchanged, for a writer on another machine
 # .{target}.{process space}.{process}.{random}.tmp; a library may have added a suffix of its own.
 _TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})\.(\d+)\.[0-9a-f]{8}\.tmp(\..+)?")
-_SEAL, _SEALED_BY = (
-    "seal",
-    "sha256 of the rest: ",
-)  # the name of its entry, what its value begins with
+_SEAL = "seal"  # the name of its entry
+_SEALED_BY = "sha256 of the rest: "  # what its value begins with
 _in_use: set[str] = set()  # the temporary names of this process
 
 

@@ -86,8 +86,7 @@ def write_measured_budget(
         receipt: their receipt.
         out: the JSON file to write.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        dtype: ``auto``, ``float16``, ``bfloat16``, ``float8`` or
-            ``float32``.
+        dtype: ``auto``, ``float32``, ``float16``, ``bfloat16`` or ``float8``.
         plan_token_budget: tokens of a planned batch.
         max_sequence_length: longest sequence, in residues.
         cache_dir: where the rate is kept for later estimates.

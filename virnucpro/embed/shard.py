@@ -73,8 +73,7 @@ class EmbedOptions:
 
     Attributes:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        dtype: ``auto``, ``float16``, ``bfloat16``, ``float8`` or
-            ``float32``.
+        dtype: ``auto``, ``float32``, ``float16``, ``bfloat16`` or ``float8``.
         layers: representations to keep; negative ones count from the end.
         pooling: ``mean``.
         output_dtype: ``float32`` or ``float16``, of the array.
@@ -300,7 +299,7 @@ def _run(
     total = int(costs.sum())
     waiting = sum(int(costs[batch].sum()) for batch in sampler.batches)
     progress = Progress(total, done=total - waiting)
-    with pieces.keep(output, tokens, int(costs.sum())) as keep:
+    with pieces.keep(output, tokens, total) as keep:
         for number, (batch, result) in zip(left, engine.stream(loader), strict=True):
             seconds = progress.step(len(batch["input_ids"]))
             keep(output.store(number, result, rows[number], batch, seconds))

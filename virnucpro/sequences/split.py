@@ -33,9 +33,8 @@ __all__ = ["split"]
 
 logger = logging.getLogger(__name__)
 
-_MANY_SHARDS = (
-    4096  # Snakemake takes seconds for hundreds of jobs, and minutes for tens of thousands
-)
+# Snakemake takes seconds for hundreds of jobs, and minutes for tens of thousands.
+_MANY_SHARDS = 4096
 
 
 @dataclass(frozen=True)
