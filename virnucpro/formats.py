@@ -10,6 +10,7 @@ from virnucpro.errors import InputError
 __all__ = [
     "BUDGET_FORMAT",
     "EMBED_FORMAT",
+    "EXTRA_ARRAYS",
     "MERGE_FORMAT",
     "MODEL_FORMAT",
     "PLAN_FORMAT",
@@ -20,11 +21,14 @@ __all__ = [
 
 MODEL_FORMAT = 1
 SPLIT_FORMAT = 1
-PLAN_FORMAT = 1
+PLAN_FORMAT = 2
 BUDGET_FORMAT = 1
-EMBED_FORMAT = 1
-MERGE_FORMAT = 1
-REPORT_FORMAT = 3
+EMBED_FORMAT = 2
+MERGE_FORMAT = 2
+REPORT_FORMAT = 4
+
+EXTRA_ARRAYS = ("residues", "pseudo_perplexity")
+"""Arrays that a shard may have beside its embeddings: ``{shard}.{name}.npy``, in its receipt."""
 
 
 def check_format(what: str, found: object, expected: int, *, path: object = None) -> None:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from virnucpro.embed.readout import token_ranges
 from virnucpro.model.esm2 import PackedESM2
 from virnucpro.model.kernels import reference
 
@@ -61,8 +62,9 @@ def _representations(
     given = (batch[key] for key in ("input_ids", "position_ids", "cu_seqlens", "max_seqlen"))
     hidden = model(*given, layers)
     bounds = batch["cu_seqlens"].to(model.device)
+    ranges = torch.from_numpy(token_ranges(batch)).to(model.device)
     residue = torch.ones(len(batch["input_ids"]), dtype=torch.bool, device=model.device)
     residue[bounds[:-1].long()] = residue[bounds[1:].long() - 1] = False
     kept = [hidden[layer].float() for layer in layers]
-    pooled = torch.stack([reference.pool_mean(h, bounds) for h in kept])
+    pooled = torch.stack([reference.pool_mean(h, ranges) for h in kept])
     return pooled.double(), torch.stack([h[residue] for h in kept]).double()

@@ -1,6 +1,7 @@
-"""Runs packed batches through the model and gives one vector a sequence.
+"""Runs packed batches through the model and gives what is read out of them, item by item.
 
-`Engine.stream` takes what the collator gives and returns pooled representations. A step that does
+`Engine.stream` takes what the collator gives and returns pooled representations, and on request
+likelihoods and the representations of residues. A step that does
 not fit into memory is packed again at half the tokens and repeated; a row that is not finite is
 computed again alone in float32. Both are reported, neither loses a sequence.
 """
@@ -16,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from virnucpro.embed.graph import StepGraph, pooled_layers
+from virnucpro.embed.graph import StepGraph
+from virnucpro.embed.readout import Readout, StepValues, token_ranges
 from virnucpro.embed.step import Step, StepShape
 from virnucpro.model.esm2 import PackedESM2
 from virnucpro.plan.first_fit import first_fit_decreasing
@@ -41,12 +43,18 @@ class StepResult:
 
     Attributes:
         pooled: [B, layers, dim] float32 on the CPU, NaN for failed sequences.
+        likelihood: [B] float32, mean log-likelihood of the residues, NaN for failed sequences; None
+            where it was not asked for.
+        residues: of each of the B the representations of the residues that are pooled, [residues,
+            layers, dim], and None for a failed one; None where they were not asked for.
         failures: the sequences without an embedding.
         splits: how often the batch was repeated at half its tokens.
         recomputed: how many rows were computed again in float32.
     """
 
     pooled: np.ndarray
+    likelihood: np.ndarray | None = None
+    residues: list[np.ndarray | None] | None = None
     failures: list[Failure] = field(default_factory=list)
     splits: int = 0
     recomputed: int = 0
@@ -56,24 +64,36 @@ class _Launched:
     """A result on its way from the device.
 
     Args:
-        pooled: [sequences, layers, dim] float32 on the device; may be overwritten by later steps,
-            which are behind the copy in the device's queue.
+        values: on the device; may be overwritten by later steps, which are behind the copy in the
+            device's queue.
     """
 
-    def __init__(self, pooled: Tensor) -> None:
+    def __init__(self, values: StepValues) -> None:
         self._done: torch.cuda.Event | None = None
-        self._pooled = pooled
-        if pooled.is_cuda:
-            self._pooled = torch.empty(pooled.shape, dtype=pooled.dtype, pin_memory=True)
-            self._pooled.copy_(pooled, non_blocking=True)
+        pooled, likelihood, residues = values
+        self._values = StepValues(
+            _start_copy(pooled),
+            None if likelihood is None else _start_copy(likelihood),
+            None if residues is None else _start_copy(residues),
+        )
+        if values.pooled.is_cuda:
             self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._done.record()
 
-    def result(self) -> np.ndarray:
-        """Wait for the copy; [sequences, layers, dim] float32."""
+    def result(self) -> StepValues:
+        """Wait for the copy; gives the values on the CPU."""
         if self._done is not None:
             self._done.synchronize()
-        return self._pooled.numpy()
+        return self._values
+
+
+def _start_copy(tensor: Tensor) -> Tensor:
+    """Start to copy a tensor from its device into memory of its own; one on the CPU is given."""
+    if not tensor.is_cuda:
+        return tensor
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(
+        tensor, non_blocking=True
+    )
 
 
 class Engine:
@@ -85,6 +105,9 @@ class Engine:
         layers: representations to pool, as resolved (1 is the first layer).
         exact_model: gives the same model in float32, called at most once, when a row is not
             finite; `None` when the model is float32 already.
+        pooling: one of `virnucpro.embed.readout.POOLINGS`.
+        residues: the dtype in which the representations of residues are given; None to drop them.
+        likelihood: whether the likelihood of the residues is given.
     """
 
     def __init__(
@@ -93,10 +116,14 @@ class Engine:
         shape: StepShape,
         layers: Sequence[int],
         exact_model: Callable[[], PackedESM2] | None = None,
+        *,
+        pooling: str = "mean",
+        residues: torch.dtype | None = None,
+        likelihood: bool = False,
     ) -> None:
         self.model = model
         self.shape = shape
-        self.layers = list(layers)
+        self.readout = Readout(list(layers), pooling, residues, likelihood)
         self._make_exact = exact_model
         self._exact: PackedESM2 | None = None
         self._graph: StepGraph | None = None
@@ -105,7 +132,8 @@ class Engine:
         """Embed one packed batch.
 
         Args:
-            batch: what `VarlenCollator` gives, of at most the shape's tokens.
+            batch: what `VarlenCollator` gives, of at most the shape's tokens; with ``kept`` where
+                items do not stand for all of their residues (`readout.token_ranges`).
 
         Raises:
             RuntimeError: the device failed in a way that is not lack of memory; the process
@@ -119,7 +147,7 @@ class Engine:
         """Embed batches one after the other, the device working on one while the next is made.
 
         Args:
-            batches: what `VarlenCollator` gives.
+            batches: as `embed`.
 
         Yields:
             Each batch with its result, in the order given.
@@ -140,20 +168,21 @@ class Engine:
             yield waiting[0], self._finish(*waiting)
 
     @torch.inference_mode()
-    def forward(self, step: Step, shape: StepShape, model: PackedESM2 | None = None) -> Tensor:
-        """Start one step; [sequences, layers, dim] float32 on the device, for the next step only.
+    def forward(self, step: Step, shape: StepShape, model: PackedESM2 | None = None) -> StepValues:
+        """Start one step; gives its values on the device, which hold until the next step.
 
         Steps of the run's shape are replayed from a CUDA graph where the device has them.
         """
         model = model or self.model
         if shape == self.shape and model is self.model and model.attend.on_device:
             if self._graph is None:
-                self._graph = StepGraph(model, step, shape.max_seqlen, self.layers)
-            return self._graph(step)[: step.sequences]
+                self._graph = StepGraph(model, step, shape.max_seqlen, self.readout)
+            return self._graph(step)
         segments = model.prepare(step.positions, step.cu_seqlens, shape.max_seqlen)
         tokens = step.tokens.to(model.device, non_blocking=True)
         bounds = step.cu_seqlens.to(model.device, non_blocking=True)
-        return pooled_layers(model, tokens, segments, bounds, self.layers)[: step.sequences]
+        ranges = step.ranges.to(model.device, non_blocking=True)
+        return self.readout(model, tokens, segments, bounds, ranges)
 
     def _launch(self, step: Step, shape: StepShape) -> _Launched | str:
         """Start a step and the copy of its result, or say why the memory did not suffice."""
@@ -164,10 +193,13 @@ class Engine:
 
     def _finish(self, batch: dict[str, Any], launched: _Launched | str) -> StepResult:
         """Wait for a step and mend what failed in it."""
-        count = int(batch["num_sequences"])
-        result = StepResult(
-            np.full((count, len(self.layers), self.model.config.dim), np.nan, dtype=np.float32)
-        )
+        count, readout = int(batch["num_sequences"]), self.readout
+        shape = (count, len(readout.layers), self.model.config.dim)
+        result = StepResult(np.full(shape, np.nan, dtype=np.float32))
+        if readout.likelihood:
+            result.likelihood = np.full(count, np.nan, dtype=np.float32)
+        if readout.residues is not None:
+            result.residues = [None] * count
         self._take(result, batch, np.arange(count), self.shape, launched)
         self._mend_rows(result, batch)
         return result
@@ -182,7 +214,7 @@ class Engine:
     ) -> None:
         """Put a step's rows in their place; one out of memory is repeated in smaller steps."""
         if isinstance(launched, _Launched):
-            result.pooled[rows] = launched.result()
+            _put(result, batch, rows, launched.result())
             return
         torch.cuda.empty_cache()
         longest = int(batch["cu_seqlens"].diff().max())
@@ -204,21 +236,26 @@ class Engine:
     def _mend_rows(self, result: StepResult, batch: dict[str, Any]) -> None:
         """Compute rows that are not finite again, alone and in float32."""
         failed = {failure.index for failure in result.failures}
-        finite = np.isfinite(result.pooled).all(axis=(1, 2))
-        for row in np.flatnonzero(~finite).tolist():
-            if row in failed:
+        for row in range(len(result.pooled)):
+            if row in failed or _finite(result, row):
                 continue
-            pooled = self._exactly(_select(batch, np.array([row])))
-            if pooled is not None:
+            one = _select(batch, np.array([row]))
+            values = self._exactly(one)
+            if values is not None:
                 result.recomputed += 1
-                result.pooled[row] = pooled
-            if pooled is None or not np.isfinite(pooled).all():
+                _put(result, one, np.array([row]), values)
+            if not _finite(result, row):
                 result.pooled[row] = np.nan
                 result.failures.append(
                     Failure(row, "not_finite", "NaN or infinity, in float32 too")
                 )
+        for failure in result.failures:
+            if result.likelihood is not None:
+                result.likelihood[failure.index] = np.nan
+            if result.residues is not None:
+                result.residues[failure.index] = None
 
-    def _exactly(self, batch: dict[str, Any]) -> np.ndarray | None:
+    def _exactly(self, batch: dict[str, Any]) -> StepValues | None:
         """Embed one sequence in float32, or give None where the model is float32 already."""
         if self._make_exact is None:
             return None
@@ -227,8 +264,27 @@ class Engine:
             self._exact = self._make_exact()
         tokens = len(batch["input_ids"])
         shape = StepShape(tokens, 1, max(tokens, 1))
-        pooled = self.forward(Step.from_batch(batch, shape), shape, self._exact)
-        return np.asarray(_Launched(pooled).result()[0])
+        return _Launched(self.forward(Step.from_batch(batch, shape), shape, self._exact)).result()
+
+
+def _put(result: StepResult, batch: dict[str, Any], rows: np.ndarray, values: StepValues) -> None:
+    """Put the values of a batch into the rows of a result that are its sequences'."""
+    count = len(rows)
+    result.pooled[rows] = values.pooled[:count].numpy()
+    if result.likelihood is not None and values.likelihood is not None:
+        result.likelihood[rows] = values.likelihood[:count].numpy()
+    if result.residues is not None and values.residues is not None:
+        tokens = values.residues.numpy()
+        for row, (first, end) in zip(rows.tolist(), token_ranges(batch).tolist(), strict=True):
+            result.residues[row] = tokens[first:end]
+
+
+def _finite(result: StepResult, row: int) -> bool:
+    """Tell whether all values of a row are finite."""
+    values = [result.pooled[row]]
+    if result.likelihood is not None:
+        values.append(result.likelihood[row])
+    return all(bool(np.isfinite(value).all()) for value in values)
 
 
 def _halves(batch: dict[str, Any], budget: int) -> list[np.ndarray]:
@@ -243,9 +299,11 @@ def _select(batch: dict[str, Any], index: np.ndarray) -> dict[str, Any]:
     bounds = batch["cu_seqlens"].numpy()
     spans = [slice(int(bounds[i]), int(bounds[i + 1])) for i in index]
     cu_seqlens = np.concatenate([[0], np.cumsum([s.stop - s.start for s in spans])])
+    kept = batch.get("kept")
     return {
         "input_ids": torch.cat([batch["input_ids"][s] for s in spans]),
         "position_ids": torch.cat([batch["position_ids"][s] for s in spans]),
         "cu_seqlens": torch.from_numpy(cu_seqlens.astype(np.int32)),
         "num_sequences": len(index),
+        "kept": None if kept is None else kept[index],
     }

@@ -1,9 +1,9 @@
 """Durable pieces of a shard that is being embedded, from which a killed job continues.
 
-A piece is a file with the rows of some finished steps. Pieces lie in a hidden directory beside the
-shard's outputs, where Snakemake, which deletes the declared outputs of a job that failed, leaves
-them alone. They are written by a thread of their own, so that the device never waits for a disk,
-and removed once the shard is complete.
+A piece is a file with the values of some finished steps. Pieces lie in a hidden directory beside
+the shard's outputs, where Snakemake, which deletes the declared outputs of a job that failed,
+leaves them alone. They are written by a thread of their own, so that the device never waits for a
+disk, and removed once the shard is complete.
 
 A piece is used again when its hash is right and it was made for the same request: the same plan,
 weights, dtypes, layers, device and versions. It also fixes T, the tokens of a step, for the rest of
@@ -46,7 +46,7 @@ class _Piece:
         path: its file.
         tokens_per_step: T of its steps.
         steps: what was noted of each step.
-        values: [rows of all steps, layers, dim], as in the shard's array.
+        values: [items of all steps, layers, dim].
     """
 
     path: Path
@@ -66,28 +66,32 @@ class Pieces:
     Args:
         directory: where they are, or will be.
         request: everything that the values depend on, beside T; JSON.
-        shape: of a row, [layers, dim].
-        dtype: of the shard's array.
+        shape: of a value, [layers, dim].
+        dtype: of the values, `ShardOutput.value_dtype`.
 
     Attributes:
         tokens_per_step: T of the pieces that were found; None where there are none.
     """
 
     def __init__(
-        self, directory: Path, request: dict[str, Any], shape: tuple[int, int], dtype: str
+        self,
+        directory: Path,
+        request: dict[str, Any],
+        shape: tuple[int, int],
+        dtype: np.dtype[Any],
     ) -> None:
         self._directory = directory
         self._request = json.loads(json.dumps(request))
-        self._shape, self._dtype = shape, np.dtype(dtype)
+        self._shape, self._dtype = shape, dtype
         first = next(self._read_all(), None)
         self.tokens_per_step = first.tokens_per_step if first else None
 
-    def restore(self, output: ShardOutput, rows: Sequence[np.ndarray], tokens: int) -> list[int]:
+    def restore(self, output: ShardOutput, steps: Sequence[np.ndarray], tokens: int) -> list[int]:
         """Write what was found into the output.
 
         Args:
             output: the shard's output; nothing is in it yet.
-            rows: for each step of the shard, the rows of its sequences.
+            steps: for each step of the shard, the numbers of its items in the plan.
             tokens: T, the tokens of a step.
 
         Returns:
@@ -96,59 +100,61 @@ class Pieces:
         done: set[int] = set()
         for piece in self._read_all():
             fits = piece.tokens_per_step == tokens and all(
-                step.number < len(rows)
+                step.number < len(steps)
                 and step.number not in done
-                and np.array_equal(rows[step.number], step.rows)
+                and np.array_equal(steps[step.number], step.items)
                 for step in piece.steps
             )
             if not fits:
                 self._drop(piece.path, "its steps are not this shard's")
                 continue
-            ends = np.cumsum([len(step.rows) for step in piece.steps])[:-1]
+            ends = np.cumsum([len(step.items) for step in piece.steps])[:-1]
             for step, values in zip(piece.steps, np.split(piece.values, ends), strict=True):
                 output.take(step, values)
                 done.add(step.number)
         if done:
             logger.info(
                 "continuing at %d tokens a step: %d of %d steps are in pieces of an earlier run",
-                *(tokens, len(done), len(rows)),
+                *(tokens, len(done), len(steps)),
             )
-        return [number for number in range(len(rows)) if number not in done]
+        return [number for number in range(len(steps)) if number not in done]
 
     @contextlib.contextmanager
     def keep(
         self, output: ShardOutput, tokens_per_step: int, total_tokens: int
-    ) -> Iterator[Callable[[StepRecord], None]]:
-        """Give a function that takes each step that is done; a piece is written now and then.
+    ) -> Iterator[Callable[[StepRecord, np.ndarray], None]]:
+        """Give a function that takes what `ShardOutput.store` gives of each step.
+
+        A piece is written now and then.
 
         However the block ends, by an error or a signal too, what is done is written.
 
         Args:
-            output: the shard's output, which holds the values of the steps.
+            output: the shard's output.
             tokens_per_step: T.
             total_tokens: of the whole shard.
 
         Raises:
             DataError: the folder of the outputs was deleted meanwhile.
         """
-        pending: list[StepRecord] = []
+        pending: list[tuple[StepRecord, np.ndarray]] = []
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="pieces") as writer:
 
             def cut() -> Future[None]:
                 steps = pending.copy()
                 pending.clear()
-                return writer.submit(self._write, output, steps, tokens_per_step)
+                return writer.submit(self._write, steps, tokens_per_step)
 
             writing, last = writer.submit(lambda: None), time.monotonic()
 
-            def take(step: StepRecord) -> None:
+            def take(step: StepRecord, values: np.ndarray) -> None:
                 nonlocal writing, last
-                pending.append(step)
-                enough = sum(step.tokens for step in pending) >= _SHARE * total_tokens
+                pending.append((step, values))
+                enough = sum(step.tokens for step, _ in pending) >= _SHARE * total_tokens
                 if not enough or time.monotonic() - last < _SECONDS:
                     return
-                if not output.path.exists():
-                    raise DataError("the folder was deleted meanwhile", path=output.path.parent)
+                if output.deleted:
+                    raise DataError("the folder was deleted meanwhile", path=self._directory.parent)
                 if writing.done():  # a slow disk gets fewer and larger pieces
                     writing.result()
                     writing, last = cut(), time.monotonic()
@@ -156,18 +162,19 @@ class Pieces:
             try:
                 yield take
             finally:
-                if pending and output.path.exists():
+                if pending and not output.deleted:
                     cut().result()
 
-    def _write(self, output: ShardOutput, steps: list[StepRecord], tokens_per_step: int) -> None:
+    def _write(self, done: list[tuple[StepRecord, np.ndarray]], tokens_per_step: int) -> None:
         """Write a piece. The run goes on without it where that fails: its own output is whole."""
-        rows = [row for step in steps for row in step.rows]
+        steps = [step for step, _ in done]
         header = {
             "request": self._request,
             "tokens_per_step": tokens_per_step,
             "steps": [asdict(step) for step in steps],
         }
-        body = json.dumps(header).encode() + b"\n" + output.array[rows].tobytes()
+        body = b"".join(values.tobytes() for _, values in done)
+        body = json.dumps(header).encode() + b"\n" + body
         name = f"{steps[0].number:08d}-{steps[-1].number:08d}.piece"
         try:
             write_bytes(
@@ -200,8 +207,8 @@ class Pieces:
             raise ValueError(f"it was made with another {', '.join(differing)}")
         steps = [StepRecord(**step) for step in header["steps"]]
         array = np.frombuffer(values, self._dtype).reshape(-1, *self._shape)
-        if len(array) != sum(len(step.rows) for step in steps):
-            raise ValueError("it has other rows than it says")
+        if len(array) != sum(len(step.items) for step in steps):
+            raise ValueError("it has other items than it says")
         return _Piece(path, int(header["tokens_per_step"]), steps, array)
 
     def _drop(self, path: Path, why: str) -> None:

@@ -1,4 +1,4 @@
-"""Embeds one planned shard: plan and sequences in, an array and its receipt out.
+"""Embeds one planned shard: plan and sequences in, arrays and their receipt out.
 
 The order of the work: check what is given, reserve the output's space, load the model, run the
 planned batches, verify that every sequence has its row, and only then give the files their names,
@@ -9,8 +9,9 @@ had computed is taken from its pieces (`virnucpro.embed.pieces`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,8 +27,9 @@ from virnucpro.data.dataloader_utils import create_async_dataloader
 from virnucpro.data.dataset import SequenceDataset
 from virnucpro.embed.closeness import SAMPLE, closeness_to_float32
 from virnucpro.embed.engine import Engine
-from virnucpro.embed.output import ShardOutput
+from virnucpro.embed.output import OutputFiles, ShardOutput, StepRecord
 from virnucpro.embed.pieces import Pieces, pieces_directory
+from virnucpro.embed.readout import POOLINGS
 from virnucpro.embed.step import StepShape
 from virnucpro.embed.tokens import choose_tokens_per_step
 from virnucpro.errors import DataError, InputError
@@ -40,7 +42,7 @@ from virnucpro.files import (
     write_bytes,
     write_json,
 )
-from virnucpro.formats import EMBED_FORMAT
+from virnucpro.formats import EMBED_FORMAT, EXTRA_ARRAYS
 from virnucpro.model.devices import device_name, dtype_name, select_device, select_dtype
 from virnucpro.model.esm2 import PackedESM2
 from virnucpro.model.loading import load_model
@@ -48,9 +50,13 @@ from virnucpro.plan.first_fit import SPECIAL_TOKENS
 from virnucpro.plan.plan import Plan, read_plan
 from virnucpro.progress import Progress
 
-__all__ = ["EmbedOptions", "ShardFiles", "embed_shard"]
+__all__ = ["PSEUDO_PERPLEXITIES", "EmbedOptions", "ShardFiles", "embed_shard"]
 
 logger = logging.getLogger(__name__)
+
+PSEUDO_PERPLEXITIES = ("none", "one-pass")
+"""Whether a sequence's pseudo-perplexity is computed, and how: from one pass in which nothing is
+masked, the exponential of the mean negative log-likelihood of its residues."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,11 @@ class ShardFiles:
     receipt: Path
     trace: Path
 
+    @property
+    def extras(self) -> dict[str, Path]:
+        """The arrays beside the embeddings that options may ask for, by their names in receipts."""
+        return {name: self.embeddings.with_suffix(f".{name}.npy") for name in EXTRA_ARRAYS}
+
 
 @dataclass(frozen=True)
 class EmbedOptions:
@@ -75,8 +86,10 @@ class EmbedOptions:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: ``auto``, ``float32``, ``float16``, ``bfloat16`` or ``float8``.
         layers: representations to keep; negative ones count from the end.
-        pooling: ``mean``.
-        output_dtype: ``float32`` or ``float16``, of the array.
+        pooling: one of `virnucpro.embed.readout.POOLINGS`; ``none`` writes the representations of
+            all residues beside their mean.
+        pseudo_perplexity: one of `PSEUDO_PERPLEXITIES`.
+        output_dtype: ``float32`` or ``float16``, of the arrays.
         token_budget: no step is larger than this; None for what was measured.
     """
 
@@ -84,8 +97,18 @@ class EmbedOptions:
     dtype: str = "auto"
     layers: tuple[int, ...] = (-1,)
     pooling: str = "mean"
+    pseudo_perplexity: str = "none"
     output_dtype: str = "float32"
     token_budget: int | None = None
+
+    @property
+    def extras(self) -> list[str]:
+        """Names of the arrays that are asked for beside the embeddings."""
+        asked = {
+            "residues": self.pooling == "none",
+            "pseudo_perplexity": self.pseudo_perplexity != "none",
+        }
+        return [name for name in EXTRA_ARRAYS if asked[name]]
 
 
 def embed_shard(
@@ -110,16 +133,23 @@ def embed_shard(
     plan = read_plan(files.plan)
     dataset = SequenceDataset(files.shard, plan=plan)
     model_receipt = read_json(files.model_receipt)
+    _check_options(options, model_receipt, files.model_receipt)
     device, dtype = _device_and_dtype(options)
     wanted = _identity(files, plan, model_receipt, device, dtype, options)
     if (finished := _finished(files, wanted)) is not None:
         logger.info("shard %s is finished already: its receipt and its bytes agree", files.shard)
-        remove(pieces_directory(files.embeddings))
+        _clear(files, options)
         return finished
 
     sha256 = weights_sha256 or sha256_meanwhile(files.weights)
-    load = partial(load_model, files.weights, files.model_receipt, device=device, sha256=sha256)
-    shape = (_sequences(plan), len(options.layers), int(model_receipt["dim"]))
+    load = partial(
+        load_model,
+        *(files.weights, files.model_receipt),
+        device=device,
+        head=options.pseudo_perplexity != "none",
+        sha256=sha256,
+    )
+    shape = (len(options.layers), int(model_receipt["dim"]))
     try:
         receipt, trace = _compute(files, dataset, plan, shape, load, dtype, options, wanted)
     except _Overtaken as other:
@@ -127,8 +157,16 @@ def embed_shard(
     else:
         write_bytes(files.trace, trace)
         write_json(files.receipt, receipt, sealed=True)
-    remove(pieces_directory(files.embeddings))
+    _clear(files, options)
     return receipt
+
+
+def _clear(files: ShardFiles, options: EmbedOptions) -> None:
+    """Remove what a finished shard needs no more, also of an earlier request."""
+    remove(pieces_directory(files.embeddings))
+    for name, path in files.extras.items():
+        if name not in options.extras:
+            remove(path)
 
 
 class _Overtaken(Exception):  # noqa: N818 (no error: it ends the block without its file)
@@ -143,23 +181,34 @@ def _compute(
     files: ShardFiles,
     dataset: SequenceDataset,
     plan: Plan,
-    shape: tuple[int, int, int],
+    shape: tuple[int, int],
     load: Callable[..., PackedESM2],
     dtype: torch.dtype,
     options: EmbedOptions,
     wanted: dict[str, Any],
 ) -> tuple[dict[str, Any], bytes]:
-    """Compute the array and put it in place; gives what belongs to it, receipt and trace."""
-    with atomic_path(files.embeddings) as temporary:
-        output = ShardOutput(temporary, shape, options.output_dtype)
-        model = load(dtype=dtype)
-        pieces = Pieces(
-            pieces_directory(files.embeddings),
-            {**wanted, "backend": model.attend.name, "threads": _threads(model.device)},
-            shape[1:],
-            options.output_dtype,
+    """Compute the arrays and put them in place; gives what belongs to them, receipt and trace."""
+    with ExitStack() as stack:
+        temporary = stack.enter_context(atomic_path(files.embeddings))
+        extras = {
+            name: stack.enter_context(atomic_path(files.extras[name])) for name in options.extras
+        }
+        output = ShardOutput(
+            OutputFiles(temporary, **extras), plan, shape, options.output_dtype, options.pooling
         )
-        tokens = pieces.tokens_per_step or choose_tokens_per_step(
+        model = load(dtype=dtype)
+        # A piece is small beside its shard; a copy of all residues would not be.
+        pieces = (
+            None
+            if "residues" in extras
+            else Pieces(
+                pieces_directory(files.embeddings),
+                {**wanted, "backend": model.attend.name, "threads": _threads(model.device)},
+                shape,
+                output.value_dtype,
+            )
+        )
+        tokens = (pieces and pieces.tokens_per_step) or choose_tokens_per_step(
             files.budget, model, plan, wanted["weights_sha256"], options.token_budget
         )
         exact = None if dtype == torch.float32 else partial(load, dtype=torch.float32)
@@ -169,12 +218,22 @@ def _compute(
             max_sequence_length=plan.max_sequence_length,
         )
         layers = [model.resolve_layer(layer) for layer in options.layers]
-        _run(dataset, plan, model, exact, collator, layers, output, pieces)
+        engine = partial(
+            Engine,
+            model,
+            layers=layers,
+            exact_model=exact,
+            pooling=options.pooling,
+            residues=getattr(torch, options.output_dtype) if "residues" in extras else None,
+            likelihood="pseudo_perplexity" in extras,
+        )
+        _run(dataset, plan, engine, collator, output, pieces)
         output.finish()
         receipt = {
             **wanted,
             "array_sha256": sha256_of(temporary),
-            "shape": list(shape),
+            "extras": {name: sha256_of(path) for name, path in extras.items()},
+            "shape": [plan.sequences, *shape],
             "layers": layers,
             "backend": model.attend.name,
             "tokens_per_step": tokens,
@@ -196,10 +255,25 @@ def _compute(
     return receipt, output.trace()
 
 
+def _check_options(options: EmbedOptions, model: dict[str, Any], receipt: Path) -> None:
+    """Refuse what the package or the model cannot compute, before anything is loaded."""
+    for what, value, known in (
+        ("pooling", options.pooling, POOLINGS),
+        ("pseudo-perplexity", options.pseudo_perplexity, PSEUDO_PERPLEXITIES),
+    ):
+        if value not in known:
+            raise InputError(f"unknown {what} {value!r}", hint=f"one of {', '.join(known)}")
+    if options.pseudo_perplexity != "none" and not model["has_lm_head"]:
+        raise InputError(
+            f"the weights of {model['name']} have no language-model head, which the "
+            "pseudo-perplexity needs",
+            path=receipt,
+            hint="set embed.pseudo_perplexity to none, or use fair-esm's file of the model",
+        )
+
+
 def _device_and_dtype(options: EmbedOptions) -> tuple[torch.device, torch.dtype]:
     """Choose device and dtype, and say why."""
-    if options.pooling != "mean":
-        raise InputError(f"unknown pooling {options.pooling!r}", hint="mean")
     device, why_device = select_device(options.device)
     dtype, why_dtype = select_dtype(options.dtype, device)
     logger.info("device: %s (%s)", device_name(device), why_device)
@@ -220,12 +294,13 @@ def _identity(
         "format": EMBED_FORMAT,
         "shard": files.shard.stem,
         "plan_hash": plan.content_hash,
-        "sequences": _sequences(plan),
+        "sequences": plan.sequences,
         "model": model_receipt["name"],
         "weights_sha256": model_receipt["weights_sha256"],
         "demo": model_receipt["demo"],
         "requested_layers": list(options.layers),
         "pooling": options.pooling,
+        "pseudo_perplexity": options.pseudo_perplexity,
         "compute_dtype": dtype_name(dtype),
         "dtype": options.output_dtype,
         "device": device_name(device),
@@ -246,20 +321,18 @@ def _finished(files: ShardFiles, wanted: dict[str, Any]) -> dict[str, Any] | Non
     if differing:
         logger.info("an earlier result differs in %s: computing again", ", ".join(differing))
         return None
-    if sha256_of(files.embeddings) != receipt.get("array_sha256"):
-        logger.warning("%s does not match its receipt: computing again", files.embeddings)
-        return None
+    hashes = {files.embeddings: receipt.get("array_sha256")}
+    hashes |= {files.extras[name]: sha256 for name, sha256 in receipt["extras"].items()}
+    for path, sha256 in hashes.items():
+        if not path.exists() or sha256_of(path) != sha256:
+            logger.warning("%s does not match its receipt: computing again", path)
+            return None
     return receipt
 
 
 def _threads(device: torch.device) -> int | None:
     """Give the threads of sums on a CPU, whose last bits may differ with them."""
     return torch.get_num_threads() if device.type == "cpu" else None
-
-
-def _sequences(plan: Plan) -> int:
-    """Count the sequences of a plan; every one has an item, so the rows are 0 to the largest."""
-    return int(plan.row.max()) + 1 if plan.items else 0
 
 
 def _spread(count: int, sample: int) -> list[int]:
@@ -270,36 +343,35 @@ def _spread(count: int, sample: int) -> list[int]:
 def _run(
     dataset: SequenceDataset,
     plan: Plan,
-    model: PackedESM2,
-    exact_model: Callable[[], PackedESM2] | None,
+    make_engine: Callable[..., Engine],
     collator: VarlenCollator,
-    layers: list[int],
     output: ShardOutput,
-    pieces: Pieces,
+    pieces: Pieces | None,
 ) -> None:
     """Run all batches that are not in pieces, in steps of one shape."""
     tokens = collator.max_tokens_per_batch
     loader = create_async_dataloader(dataset, collator, num_workers=0, token_budget=tokens)
     sampler: Any = loader.batch_sampler
     batches = sampler.batches
-    engine = Engine(
-        model,
-        StepShape.for_lengths(
-            tokens,
-            max(map(len, batches), default=1),
-            plan.max_sequence_length + SPECIAL_TOKENS,
-        ),
-        layers,
-        exact_model,
-    )
-    rows = [plan.row[batch] for batch in batches]
-    left = pieces.restore(output, rows, tokens)
+    longest, largest = plan.max_sequence_length + SPECIAL_TOKENS, max(map(len, batches), default=1)
+    engine = make_engine(shape=StepShape.for_lengths(tokens, largest, longest))
+    left = pieces.restore(output, batches, tokens) if pieces else list(range(len(batches)))
     sampler.batches = [batches[number] for number in left]
     costs = plan.tokens
     total = int(costs.sum())
     waiting = sum(int(costs[batch].sum()) for batch in sampler.batches)
     progress = Progress(total, done=total - waiting)
-    with pieces.keep(output, tokens, total) as keep:
-        for number, (batch, result) in zip(left, engine.stream(loader), strict=True):
+    kept = np.stack(plan.represented, axis=1) - plan.start[:, None]
+
+    def given() -> Iterator[dict[str, Any]]:
+        for items, batch in zip(sampler.batches, loader, strict=True):
+            yield {**batch, "kept": kept[items]}
+
+    with pieces.keep(output, tokens, total) if pieces else nullcontext(_drop) as keep:
+        for number, (batch, result) in zip(left, engine.stream(given()), strict=True):
             seconds = progress.step(len(batch["input_ids"]))
-            keep(output.store(number, result, rows[number], batch, seconds))
+            keep(*output.store(number, result, batches[number], batch, seconds))
+
+
+def _drop(_record: StepRecord, _values: np.ndarray) -> None:
+    """Keep no piece of a step."""

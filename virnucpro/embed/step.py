@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from virnucpro.embed.readout import token_ranges
+
 __all__ = ["Step", "StepShape"]
 
 _FILLER_TOKEN = 1  # padding: never part of a real sequence
@@ -48,12 +50,15 @@ class Step:
         tokens: [T] int64.
         positions: [T] int32, restarting at 0 in each sequence.
         cu_seqlens: [max_sequences + 1] int32; the entries behind the filler repeat T.
+        ranges: [max_sequences, 2] int32, the tokens that are pooled of each sequence, of the filler
+            none.
         sequences: how many of the segments are real; they come first.
     """
 
     tokens: Tensor
     positions: Tensor
     cu_seqlens: Tensor
+    ranges: Tensor
     sequences: int
 
     @classmethod
@@ -61,7 +66,7 @@ class Step:
         """Fill a collated batch up to the shape of the run.
 
         Args:
-            batch: what `VarlenCollator` gives.
+            batch: what `VarlenCollator` gives, and ``kept`` (`readout.token_ranges`) or not.
             shape: the run's shape.
 
         Raises:
@@ -77,11 +82,13 @@ class Step:
             )
         bounds[: count + 1] = batch["cu_seqlens"].numpy()
         bounds[count : count + len(filler)] = filler
+        ranges = np.full((shape.max_sequences, 2), shape.tokens, dtype=np.int32)
+        ranges[:count] = token_ranges(batch)
         tokens = torch.full((shape.tokens,), _FILLER_TOKEN, dtype=torch.int64)
         tokens[:used] = batch["input_ids"]
         positions = torch.zeros(shape.tokens, dtype=torch.int32)
         positions[:used] = batch["position_ids"]
-        step = cls(tokens, positions, torch.from_numpy(bounds), count)
+        step = cls(tokens, positions, torch.from_numpy(bounds), torch.from_numpy(ranges), count)
         return step.pinned() if torch.cuda.is_available() else step
 
     def pinned(self) -> Step:
@@ -90,5 +97,6 @@ class Step:
             self.tokens.pin_memory(),
             self.positions.pin_memory(),
             self.cu_seqlens.pin_memory(),
+            self.ranges.pin_memory(),
             self.sequences,
         )

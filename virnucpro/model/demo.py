@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from virnucpro.model.config import KNOWN_MODELS, ModelConfig, expected_tensors
+from virnucpro.model.config import KNOWN_MODELS, ModelConfig, expected_tensors, lm_head_tensors
 
 __all__ = ["DemoSource", "demo_weights"]
 
 _SEED = 33
-_RECIPE = f"virnucpro demo weights, revision 1, PCG64 seed {_SEED}"
+_RECIPE = f"virnucpro demo weights, revision 2, PCG64 seed {_SEED}"
 _PADDING = 1
 
 
@@ -48,12 +48,12 @@ def demo_weights(config: ModelConfig) -> dict[str, Tensor]:
         config: the shape to make weights for.
 
     Returns:
-        A canonical state dict, float32, without the language-model head.
+        A canonical state dict, float32, with the language-model head.
     """
     bits = np.random.PCG64(_SEED)
     return {
         name: torch.from_numpy(_initial(bits, name, shape))
-        for name, shape in expected_tensors(config).items()
+        for name, shape in (expected_tensors(config) | lm_head_tensors(config)).items()
     }
 
 

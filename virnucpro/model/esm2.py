@@ -52,6 +52,16 @@ class PackedLayer(nn.Module):
         return self.self_attn_layer_norm, self.final_layer_norm
 
 
+class LanguageModelHead(nn.Module):
+    """The weights of the head that predicts residues; its output matrix is the embedding matrix."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.dim, config.dim)
+        self.layer_norm = nn.LayerNorm(config.dim)
+        self.bias = nn.Parameter(torch.empty(_VOCABULARY))
+
+
 class PackedESM2(nn.Module):
     """ESM-2 for packed batches.
 
@@ -61,9 +71,10 @@ class PackedESM2(nn.Module):
         config: name, layers, dimension and heads.
         attend: the attention backend in use.
         kernels: the elementwise operations in use.
+        lm_head: the language-model head, where it was asked for.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, head: bool = False) -> None:
         super().__init__()
         self.config = config
         # Without weights given it would draw random ones, and on the meta device torch imports its
@@ -73,6 +84,7 @@ class PackedESM2(nn.Module):
         )
         self.layers = nn.ModuleList(PackedLayer(config) for _ in range(config.layers))
         self.emb_layer_norm_after = nn.LayerNorm(config.dim)
+        self.lm_head = LanguageModelHead(config) if head else None
         self.attend: Backend
         self.kernels = Kernels()
         self.frequencies = _frequencies(config.head_dim)
@@ -88,31 +100,38 @@ class PackedESM2(nn.Module):
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
         attention: str = "auto",
+        head: bool = False,
     ) -> Self:
         """Make a model in evaluation mode from canonical weights.
 
         Args:
             config: the network's shape.
-            state: fair-esm's names and shapes (see `virnucpro.model.weights`); the language-model
-                head is not used here.
+            state: fair-esm's names and shapes (see `virnucpro.model.weights`).
             dtype: what the model computes in.
             device: where it runs.
             attention: ``auto``, ``sdpa``, ``varlen`` or ``tiles``; the last brings the other
                 fused kernels with it.
+            head: take the language-model head too.
 
         Raises:
             RuntimeError: a tensor is missing, too many or of another shape.
-            InputError: the attention backend cannot run there.
+            InputError: the attention backend cannot run there, or the weights have no head.
         """
         device = torch.device(device)
+        if head and "lm_head.bias" not in state:
+            raise InputError(
+                f"the weights of {config.name} have no language-model head, which the "
+                "pseudo-perplexity needs",
+                hint="fair-esm's files have it; or leave the pseudo-perplexity out",
+            )
         with torch.device("meta"):
-            model = cls(config)
+            model = cls(config, head=head)
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device).to(dtype)  # the device converts faster than the host
 
         model.attend, _ = select_attention(attention, device, dtype)
-        packed = _packed(state, config, move, pair=model.attend.paired)
+        packed = _packed(state, config, move, pair=model.attend.paired, head=head)
         model.load_state_dict(packed, strict=True, assign=True)
         model.eval().requires_grad_(False)
         frequencies = state.get(ROTARY_FREQUENCIES, _frequencies(config.head_dim))
@@ -210,6 +229,26 @@ class PackedESM2(nn.Module):
                 representations[i] = self._normed(x, 2 * i) if last else shifted.to(x.dtype)
         return representations
 
+    def log_likelihood(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """Give the natural logarithm of the probability of each token that the model was shown.
+
+        The network of ``esm.modules.RobertaLMHead``; the logits and their softmax over the whole
+        vocabulary are in float32. The model must have its head.
+
+        Args:
+            hidden: [T, dim], the last representation.
+            tokens: [T] int64 on the model's device.
+
+        Returns:
+            [T] float32.
+        """
+        head = cast("LanguageModelHead", self.lm_head)
+        x = self.kernels.linear_gelu(hidden, head.dense.weight, head.dense.bias)
+        norm = head.layer_norm
+        x = self.kernels.layer_norm(x, norm.weight, norm.bias, norm.eps, None)
+        logits = torch.addmm(head.bias.float(), x.float(), self.embed_tokens.weight.float().t())
+        return logits.log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0]
+
     def _project(self, layer: PackedLayer, x: Tensor, number: int) -> Tensor:
         """Give queries, keys and values of the normed rows, [T, 3 * dim]."""
         return cast("Tensor", layer.qkv_proj(self._normed(x, number)))
@@ -278,9 +317,11 @@ def _packed(
     move: Callable[[Tensor], Tensor],
     *,
     pair: bool,
+    head: bool,
 ) -> dict[str, Tensor]:
-    """Adapt fair-esm's names: query, key and value become one matrix; the head is left out."""
-    elsewhere = re.compile(r"lm_head\.|rotary\.|.*\.self_attn\.[qkv]_proj\.")
+    """Adapt fair-esm's names: query, key and value become one matrix."""
+    unused = "" if head else r"lm_head\.|"
+    elsewhere = re.compile(unused + r"rotary\.|.*\.self_attn\.[qkv]_proj\.")
     weights = {
         name.replace(".self_attn.out_proj.", ".out_proj."): move(tensor)
         for name, tensor in state.items()

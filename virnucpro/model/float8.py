@@ -34,12 +34,13 @@ class Float8ESM2(PackedESM2):
         dtype: torch.dtype = torch.float8_e4m3fn,
         device: str | torch.device = "cpu",
         attention: str = "auto",
+        head: bool = False,
     ) -> Self:
         """Make a model in evaluation mode; see `PackedESM2.from_state_dict`."""
         if dtype != torch.float8_e4m3fn:
             raise ValueError(f"float8_e4m3fn is wanted, not {dtype}")
         model = super().from_state_dict(
-            config, state, dtype=torch.bfloat16, device=device, attention=attention
+            config, state, dtype=torch.bfloat16, device=device, attention=attention, head=head
         )
         for layer in model._layers():
             _scale_weights(layer)

@@ -25,6 +25,7 @@ def load_model(
     *,
     dtype: torch.dtype,
     device: torch.device,
+    head: bool = False,
     sha256: Future[str] | None = None,
 ) -> PackedESM2:
     """Load converted weights onto a device, and check them against their receipt meanwhile.
@@ -34,6 +35,7 @@ def load_model(
         receipt: its receipt.
         dtype: what the model computes in.
         device: where it runs.
+        head: load the language-model head too.
         sha256: the hash of the weights, begun earlier; begun here where it is left out.
 
     Returns:
@@ -41,12 +43,13 @@ def load_model(
 
     Raises:
         DataError: a file is missing or damaged, or the two do not belong together.
-        InputError: a file has another format number.
+        InputError: a file has another format number, or the weights have no head.
     """
     start = time.perf_counter()
     sha256 = sha256 or sha256_meanwhile(weights)
     kind = Float8ESM2 if dtype == torch.float8_e4m3fn else PackedESM2
-    model = kind.from_state_dict(*load_weights(weights, None), dtype=dtype, device=device)
+    config, state = load_weights(weights, None)
+    model = kind.from_state_dict(config, state, dtype=dtype, device=device, head=head)
     loaded = time.perf_counter() - start
     verify_model(weights, receipt, sha256.result())
     logger.info(

@@ -28,6 +28,7 @@ def plan_shard(
     token_budget: int,
     max_sequence_length: int,
     long_sequences: str = "truncate",
+    window_overlap: int = 0,
     cache_dir: Path | None = None,
 ) -> Plan:
     """Plan a shard, or take its plan from the cache, and write plan and report.
@@ -39,6 +40,7 @@ def plan_shard(
         token_budget: tokens that a batch holds.
         max_sequence_length: residues that an item has at most.
         long_sequences: "truncate" or "window".
+        window_overlap: residues that neighbouring windows share at least.
         cache_dir: the cache folder; None for no cache.
 
     Returns:
@@ -49,11 +51,11 @@ def plan_shard(
         DataError: the shard is missing or damaged.
         OSError: a file cannot be written.
     """
-    check_parameters(token_budget, max_sequence_length, long_sequences)
+    check_parameters(token_budget, max_sequence_length, long_sequences, window_overlap)
     sequences = read_shard(shard)
     keys = key_array(sequences.keys)
     lengths = np.fromiter(map(len, sequences.residues), np.int64, len(sequences.residues))
-    parameters = plan_parameters(token_budget, max_sequence_length, long_sequences)
+    parameters = plan_parameters(token_budget, max_sequence_length, long_sequences, window_overlap)
     cache = None if cache_dir is None else PlanCache(cache_dir)
     address = plan_address(keys, lengths, parameters)
     plan = cache.get(keys, lengths, parameters) if cache else None
@@ -66,6 +68,7 @@ def plan_shard(
             token_budget=token_budget,
             max_sequence_length=max_sequence_length,
             long_sequences=long_sequences,
+            window_overlap=window_overlap,
         )
         if cache:
             cache.put(address, plan)
@@ -91,4 +94,12 @@ def _log(report: dict[str, Any]) -> None:
             report["truncated_sequences"],
             report["max_sequence_length"],
             report["truncated_residues"],
+        )
+    if report["windowed_sequences"]:
+        logger.info(
+            "shard %s: %d sequences exceed %d residues and are computed in %d windows",
+            report["shard"],
+            report["windowed_sequences"],
+            report["max_sequence_length"],
+            report["windows"],
         )

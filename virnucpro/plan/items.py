@@ -16,13 +16,15 @@ __all__ = [
     "LONG_SEQUENCES",
     "Items",
     "check_parameters",
+    "count_windows",
     "cut_items",
     "key_array",
+    "represented",
     "rising",
 ]
 
-#: What can be done with sequences over the maximum length: keep the N-terminal part, or cut the
-#: whole into windows that do not overlap.
+#: What can be done with sequences over the maximum length: keep the N-terminal part, or compute all
+#: of it in overlapping windows of the maximum length.
 LONG_SEQUENCES = ("truncate", "window")
 
 
@@ -42,30 +44,86 @@ class Items(NamedTuple):
     truncated: NDArray[np.bool_]
 
 
-def cut_items(lengths: NDArray[np.int64], max_sequence_length: int, long_sequences: str) -> Items:
+def count_windows(
+    lengths: NDArray[np.int64], max_sequence_length: int, window_overlap: int
+) -> NDArray[np.int64]:
+    """Count the windows of sequences: as few as have the length and the overlap asked for.
+
+    Args:
+        lengths: [sequences] residues, at least 1 each.
+        max_sequence_length: residues of a window; a sequence that is not longer is one item.
+        window_overlap: residues that neighbouring windows share at least.
+
+    Returns:
+        [sequences].
+    """
+    beyond = np.maximum(lengths - max_sequence_length, 0)
+    windows: NDArray[np.int64] = 1 - (-beyond // (max_sequence_length - window_overlap))
+    return windows
+
+
+def cut_items(
+    lengths: NDArray[np.int64],
+    max_sequence_length: int,
+    long_sequences: str,
+    window_overlap: int = 0,
+) -> Items:
     """Make the items of sequences.
 
-    Windows are the fewest that are short enough, and those of a sequence differ by one residue at
-    most, so that none is a short rest.
+    All windows have the maximum length, and they are spread evenly: window i of n starts at residue
+    ``i * (length - max_sequence_length) // (n - 1)``. So every residue has as much context as n
+    windows can give it, and windows pack well.
 
     Args:
         lengths: [sequences] residues, at least 1 each.
         max_sequence_length: residues that an item has at most.
         long_sequences: one of `LONG_SEQUENCES`.
+        window_overlap: residues that neighbouring windows share at least; for "window" only.
     """
     if long_sequences == "truncate":
         row = np.arange(len(lengths))
         end = np.minimum(lengths, max_sequence_length)
         return Items(row, np.zeros_like(row), end, lengths > max_sequence_length)
-    windows = -(-lengths // max_sequence_length)
+    windows = count_windows(lengths, max_sequence_length, window_overlap)
     row = np.repeat(np.arange(len(lengths)), windows)
     number = np.arange(row.size) - np.repeat(np.cumsum(windows) - windows, windows)
-    start = number * lengths[row] // windows[row]
-    end = (number + 1) * lengths[row] // windows[row]
+    beyond = np.maximum(lengths - max_sequence_length, 0)[row]
+    start = number * beyond // np.maximum(windows[row] - 1, 1)
+    end = np.minimum(start + max_sequence_length, lengths[row])
     return Items(row, start, end, np.zeros(row.size, np.bool_))
 
 
-def check_parameters(token_budget: int, max_sequence_length: int, long_sequences: str) -> None:
+def represented(
+    row: NDArray[Any], start: NDArray[Any], end: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Give the residues that each item stands for, so that each residue is taken once.
+
+    Where windows overlap, a residue is taken from the one in which it stands farthest from an edge,
+    and from the first of two that are equal.
+
+    Args:
+        row: [items] the items' sequences, in any order.
+        start: [items] first residues.
+        end: [items] one past the last residues.
+
+    Returns:
+        [items] the first of these residues and one past the last, counted in the sequence.
+    """
+    order = np.lexsort((start, row))
+    rows = row[order]
+    first, last = start[order].astype(np.int64), end[order].astype(np.int64)
+    inner = np.flatnonzero(rows[1:] == rows[:-1])  # an item and the one after it, of one sequence
+    borders = (last[inner] + first[inner + 1] + 1) // 2
+    last[inner] = borders
+    first[inner + 1] = borders
+    kept = np.empty((2, len(order)), np.int64)
+    kept[:, order] = first, last
+    return kept[0], kept[1]
+
+
+def check_parameters(
+    token_budget: int, max_sequence_length: int, long_sequences: str, window_overlap: int
+) -> None:
     """Refuse parameters that cannot make a plan.
 
     Raises:
@@ -77,6 +135,11 @@ def check_parameters(token_budget: int, max_sequence_length: int, long_sequences
         )
     if max_sequence_length < 1:
         raise InputError(f"the maximum sequence length is {max_sequence_length}, not at least 1")
+    if long_sequences == "window" and not 0 <= window_overlap < max_sequence_length:
+        raise InputError(
+            f"windows of {max_sequence_length} residues cannot overlap by {window_overlap}",
+            hint="the overlap is at least 0 and less than the maximum sequence length",
+        )
     if token_budget < max_sequence_length + SPECIAL_TOKENS:
         raise InputError(
             f"a token budget of {token_budget} cannot hold a sequence of the maximum length "

@@ -45,6 +45,7 @@ def make_plan(
     token_budget: int,
     max_sequence_length: int,
     long_sequences: str = "truncate",
+    window_overlap: int = 0,
 ) -> Plan:
     """Pack the sequences of a shard: First-Fit Decreasing, ties by key, then by start.
 
@@ -55,6 +56,7 @@ def make_plan(
         token_budget: tokens that a batch holds.
         max_sequence_length: residues that an item has at most.
         long_sequences: "truncate" or "window".
+        window_overlap: residues that neighbouring windows share at least.
 
     Returns:
         The plan.
@@ -63,7 +65,7 @@ def make_plan(
         InputError: the parameters do not go together.
         ValueError: the keys are not rising, or a sequence is empty.
     """
-    check_parameters(token_budget, max_sequence_length, long_sequences)
+    check_parameters(token_budget, max_sequence_length, long_sequences, window_overlap)
     by_row = key_array(keys)
     lengths = np.asarray(lengths, np.int64)
     if len(by_row) != len(lengths):
@@ -72,8 +74,8 @@ def make_plan(
         raise ValueError(f"sequence {int(lengths.argmin())} is empty")
     if not rising(by_row):
         raise ValueError("the keys of a shard must be sorted and distinct")
-    items = cut_items(lengths, max_sequence_length, long_sequences)
-    parameters = plan_parameters(token_budget, max_sequence_length, long_sequences)
+    items = cut_items(lengths, max_sequence_length, long_sequences, window_overlap)
+    parameters = plan_parameters(token_budget, max_sequence_length, long_sequences, window_overlap)
     return _pack(parameters, items, by_row[items.row])
 
 
@@ -131,6 +133,7 @@ def _pack(parameters: dict[str, Any], items: Items, keys: NDArray[np.uint8]) -> 
         parameters["token_budget"],
         parameters["max_sequence_length"],
         parameters["long_sequences"],
+        parameters["window_overlap"],
         parameters["algorithm"],
         *columns,
         content_hash=content_hash(parameters, columns),

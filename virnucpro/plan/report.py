@@ -29,14 +29,18 @@ def efficiency_report(plan: Plan, lengths: NDArray[Any]) -> dict[str, Any]:
             order, which is the order of "unsorted".
 
     Returns:
-        Counts, the lower bound of batches (all tokens over the budget, rounded up), the efficiency
-        (real over computed tokens, 0.0 where there is nothing), the alternatives' cost, and the
-        histogram of lengths. Plain numbers and strings, the same for the same plan.
+        Counts (``residues`` are those that are computed, so where windows overlap they count
+        twice; ``sequence_residues`` are those of the sequences), the lower bound of batches (all
+        tokens over the budget, rounded up), the efficiency (real over computed tokens, 0.0 where
+        there is nothing), the alternatives' cost, and the histogram of lengths. Plain numbers and
+        strings, the same for the same plan.
     """
     tokens = plan.tokens.astype(np.int64)
     total = int(tokens.sum())
     residues = int((plan.end - plan.start).sum(dtype=np.int64))
     in_order = tokens[np.lexsort((plan.start, plan.row))]
+    windows = np.bincount(plan.row)
+    left_out = np.asarray(lengths, np.int64)[plan.row] - plan.end
     next_fit = next_fit_decreasing_bins(tokens, plan.token_budget)
     padded = {
         "sorted_padding": sorted_padding_tokens(tokens, plan.token_budget),
@@ -49,11 +53,14 @@ def efficiency_report(plan: Plan, lengths: NDArray[Any]) -> dict[str, Any]:
         "items": plan.items,
         "tokens": total,
         "residues": residues,
+        "sequence_residues": int(lengths.sum(dtype=np.int64)),
         "batches": plan.batches,
         "lower_bound": -(-total // plan.token_budget),
         "efficiency": _share(total, plan.batches * plan.token_budget),
         "truncated_sequences": int(plan.truncated.sum()),
-        "truncated_residues": int(lengths.sum(dtype=np.int64)) - residues,
+        "truncated_residues": int(left_out[plan.truncated].sum()),
+        "windowed_sequences": int(np.count_nonzero(windows > 1)),
+        "windows": int(windows[windows > 1].sum()),
         "alternatives": {
             "next_fit_decreasing": {
                 "batches": next_fit,

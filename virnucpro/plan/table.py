@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from virnucpro.errors import DataError
 from virnucpro.files import atomic_path
 from virnucpro.formats import PLAN_FORMAT, check_format
 from virnucpro.plan.first_fit import SPECIAL_TOKENS, batch_offsets
+from virnucpro.plan.items import represented
 from virnucpro.sequences.alphabet import KEY_BYTES
 
 __all__ = [
@@ -55,6 +57,7 @@ _PARAMETERS = {
     "token_budget": int,
     "max_sequence_length": int,
     "long_sequences": str,
+    "window_overlap": int,
     "algorithm": str,
     "content_hash": str,
 }
@@ -69,6 +72,7 @@ class Plan:
         token_budget: tokens that a batch holds.
         max_sequence_length: residues that an item has at most.
         long_sequences: what was done with longer sequences, "truncate" or "window".
+        window_overlap: residues that neighbouring windows share at least; 0 for "truncate".
         algorithm: how the items were packed.
         batch: int32, the item's batch; 0, 0, ..., 1, ...
         row: int32, number of the item's sequence in the shard FASTA.
@@ -81,6 +85,7 @@ class Plan:
     token_budget: int
     max_sequence_length: int
     long_sequences: str
+    window_overlap: int
     algorithm: str
     batch: NDArray[np.int32]
     row: NDArray[np.int32]
@@ -94,6 +99,11 @@ class Plan:
     def items(self) -> int:
         """Number of items."""
         return len(self.batch)
+
+    @property
+    def sequences(self) -> int:
+        """Number of sequences: each has an item, so the rows are 0 to the largest."""
+        return int(self.row.max()) + 1 if self.items else 0
 
     @property
     def batches(self) -> int:
@@ -110,24 +120,55 @@ class Plan:
         """Where each batch starts among the items, [batches + 1]."""
         return batch_offsets(self.batch)
 
+    @cached_property
+    def windows(self) -> NDArray[np.int64]:
+        """In how many items each item's sequence is computed, [items]; 1 where it is one."""
+        windows: NDArray[np.int64] = np.bincount(self.row)[self.row]
+        return windows
+
+    @cached_property
+    def represented(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The residues that each item stands for, see `virnucpro.plan.items.represented`."""
+        return represented(self.row, self.start, self.end)
+
+    @cached_property
+    def residue_offsets(self) -> NDArray[np.int64]:
+        """Where each sequence's residues start among those of all, [sequences + 1].
+
+        Counted are the residues that are represented; those that were cut off are not.
+        """
+        first, end = self.represented
+        lengths = np.zeros(self.sequences + 1, np.int64)
+        np.add.at(lengths, self.row + 1, end - first)
+        return np.cumsum(lengths)
+
     @property
     def parameters(self) -> dict[str, Any]:
         """What the plan was made with, as it stands in its file and in its hash."""
         return {
-            **plan_parameters(self.token_budget, self.max_sequence_length, self.long_sequences),
+            **plan_parameters(
+                self.token_budget,
+                self.max_sequence_length,
+                self.long_sequences,
+                self.window_overlap,
+            ),
             "algorithm": self.algorithm,
         }
 
 
 def plan_parameters(
-    token_budget: int, max_sequence_length: int, long_sequences: str
+    token_budget: int, max_sequence_length: int, long_sequences: str, window_overlap: int
 ) -> dict[str, Any]:
-    """Give the parameters that, with the sequences, decide a plan."""
+    """Give the parameters that, with the sequences, decide a plan.
+
+    The overlap decides nothing where sequences are truncated, and is 0 there.
+    """
     return {
         "format": PLAN_FORMAT,
         "token_budget": token_budget,
         "max_sequence_length": max_sequence_length,
         "long_sequences": long_sequences,
+        "window_overlap": window_overlap if long_sequences == "window" else 0,
         "algorithm": ALGORITHM,
     }
 

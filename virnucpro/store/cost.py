@@ -32,12 +32,14 @@ class Wanted:
         dim: dimension of its vectors; None where it is not known yet (a local file, not converted).
         layers: layers that are kept.
         output_dtype: ``float32`` or ``float16``.
+        residues: whether the representations of all residues are kept too.
     """
 
     model: str
     dim: int | None
     layers: int = 1
     output_dtype: str = "float32"
+    residues: bool = False
 
 
 def estimate_cost(
@@ -55,7 +57,7 @@ def estimate_cost(
         estimates: of `estimate_seconds`.
 
     Returns:
-        ``output_bytes`` of embeddings.h5ad and ``disk_bytes`` of all that lies on the disk at the
+        ``output_bytes`` of embeddings.h5ad and residues.h5 and ``disk_bytes`` of all that lies on the disk at the
         end, weights and exports apart (both None where the dimension is not known); and
         ``devices``, an entry for each device whose rate with this model is known: ``gpu_hours``
         with each job's start, and ``wall_seconds`` by number of GPUs.
@@ -66,11 +68,14 @@ def estimate_cost(
         output = records * (vector + _OBS_BYTES)
         disk = output + sum(
             report["sequences"] * (vector + _FRAME_BYTES)
-            + report["residues"]
-            + report["truncated_residues"]
+            + report["sequence_residues"]
             + report["items"] * _PLAN_BYTES
             for report in reports
         )
+        if wanted.residues:
+            kept = sum(r["sequence_residues"] - r["truncated_residues"] for r in reports) * vector
+            output += kept
+            disk += 2 * kept  # of the shards, and of residues.h5
     tokens = [report["batches"] * report["token_budget"] for report in reports]
     devices = []
     for estimate in estimates:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from virnucpro.errors import InputError
 from virnucpro.files import atomic_directory, atomic_path
-from virnucpro.store.h5ad import OBS_COLUMNS
+from virnucpro.store.h5ad import OPTIONAL_COLUMNS
 from virnucpro.store.tables import write_table
 
 __all__ = ["DIRECTORIES", "EXPORTS", "check_exports", "export"]
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 _BLOCK = 8192
 _MANY_FILES = 10_000
 _LONGEST_NAME = 200  # bytes; file systems take 255
-_TSV_COLUMNS = ("id", *(column for column in OBS_COLUMNS if column != "sample"))
+_OPTIONAL = {name: pa.from_numpy_dtype(dtype) for name, dtype in OPTIONAL_COLUMNS.items()}
 
 
 def check_exports(exports: Mapping[str, Path], ids: Iterator[str]) -> None:
@@ -86,15 +86,20 @@ def export(kind: str, h5ad: Path, target: Path) -> None:
 
 def _blocks(source: h5py.File) -> Iterator[tuple[dict[str, Any], npt.NDArray[np.floating[Any]]]]:
     """Yield blocks of rows: the columns of `obs` and the embeddings [n, dim]."""
-    matrix, obs = source["X"], source["obs"]
+    matrix, obs, names = source["X"], source["obs"], _columns(source)
     for start in range(0, len(matrix), _BLOCK):
         rows = slice(start, start + _BLOCK)
         columns = {
             name: obs[name].asstr()[rows] if obs[name].dtype.kind == "O" else obs[name][rows]
-            for name in ("_index", *_TSV_COLUMNS[1:])
+            for name in ("_index", *names[1:])
         }
         columns["id"] = columns.pop("_index")
         yield columns, matrix[rows]
+
+
+def _columns(source: h5py.File) -> list[str]:
+    """Name the columns of a table of the records: the id, then those of `obs`."""
+    return ["id", *(name for name in source["obs"].attrs["column-order"] if name != "sample")]
 
 
 def _parquet(source: h5py.File, temporary: Path, target: Path) -> None:
@@ -106,6 +111,7 @@ def _parquet(source: h5py.File, temporary: Path, target: Path) -> None:
             ("key", pa.string()),
             ("length", pa.int32()),
             ("truncated", pa.bool_()),
+            *((name, _OPTIONAL[name]) for name in _columns(source) if name in _OPTIONAL),
             ("embedding", pa.list_(value, dim)),
         ]
     )
@@ -117,7 +123,7 @@ def _parquet(source: h5py.File, temporary: Path, target: Path) -> None:
 
 
 def _npy(source: h5py.File, temporary: Path, target: Path) -> None:
-    matrix = source["X"]
+    matrix, names = source["X"], _columns(source)
     header = {"descr": matrix.dtype.str, "fortran_order": False, "shape": matrix.shape}
     with temporary.open("wb") as array, atomic_path(target.with_suffix(".tsv")) as table:
         np.lib.format.write_array_header_1_0(array, header)
@@ -125,9 +131,9 @@ def _npy(source: h5py.File, temporary: Path, target: Path) -> None:
         def rows() -> Iterator[tuple[Any, ...]]:
             for obs, embeddings in _blocks(source):
                 array.write(embeddings.tobytes())
-                yield from zip(*(obs[name].tolist() for name in _TSV_COLUMNS), strict=True)
+                yield from zip(*(obs[name].tolist() for name in names), strict=True)
 
-        write_table(table, _TSV_COLUMNS, rows())
+        write_table(table, names, rows())
 
 
 def _uniprot_h5(source: h5py.File, temporary: Path, target: Path) -> None:
@@ -146,6 +152,7 @@ def _fair_esm(source: h5py.File, temporary: Path, target: Path) -> None:
             "same in one",
             *(target, f"{records:,}"),
         )
+    names = _columns(source)
     layers = [int(layer) for layer in source["uns/virnucpro/layers"][()]]
     matrices = [source["X"], *(source[f"layers/layer_{layer}"] for layer in layers[1:])]
 
@@ -161,9 +168,9 @@ def _fair_esm(source: h5py.File, temporary: Path, target: Path) -> None:
                 label = f"{name} {description}".rstrip()
                 file = _file_name(label)
                 _save(temporary / file, label, layers, [mean[index] for mean in means])
-                yield file, *(obs[column][index] for column in _TSV_COLUMNS)
+                yield file, *(obs[column][index] for column in names)
 
-    write_table(temporary / "ids.tsv", ("file", *_TSV_COLUMNS), rows())
+    write_table(temporary / "ids.tsv", ("file", *names), rows())
     os.sync()  # once, for a flush a file would take hours
 
 

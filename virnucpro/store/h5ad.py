@@ -9,7 +9,7 @@ the same rows give the same bytes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from virnucpro.errors import DataError
 
-__all__ = ["OBS_COLUMNS", "H5adWriter", "ObsBlock", "write_mapping"]
+__all__ = ["OBS_COLUMNS", "OPTIONAL_COLUMNS", "H5adWriter", "ObsBlock", "write_mapping"]
 
 OBS_COLUMNS = (
     "sample",
@@ -43,6 +43,14 @@ _OBS_DTYPES: dict[str, Any] = {
     "replaced": np.int32,
     "key": _STRING,
 }
+#: Columns of `obs` that only some runs have: in how many windows a sequence was computed, its
+#: pseudo-perplexity, and where its residues start and end in residues.h5.
+OPTIONAL_COLUMNS: dict[str, Any] = {
+    "windows": np.int32,
+    "pseudo_perplexity": np.float32,
+    "residues_start": np.int64,
+    "residues_end": np.int64,
+}
 _EMPTY_GROUPS = ("obsm", "obsp", "varm", "varp")
 
 
@@ -59,6 +67,7 @@ class ObsBlock:
         normalised: whether normalising changed the record, [n] bool.
         replaced: letters that became X, [n] int32.
         keys: hexadecimal keys of the sequences.
+        optional: name -> [n] of `OPTIONAL_COLUMNS`; those that the writer was asked for are used.
     """
 
     ids: Sequence[str]
@@ -69,6 +78,7 @@ class ObsBlock:
     normalised: npt.NDArray[np.bool_]
     replaced: npt.NDArray[np.int32]
     keys: Sequence[str]
+    optional: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def columns(self) -> dict[str, Any]:
         """Give the block by the names of the columns of `obs`."""
@@ -81,6 +91,7 @@ class ObsBlock:
             "normalised": self.normalised,
             "replaced": self.replaced,
             "key": self.keys,
+            **self.optional,
         }
 
 
@@ -94,6 +105,7 @@ class H5adWriter:
         dtype: float32 or float16.
         layers: model layers, 1-based; the first becomes X, others ``layers/layer_{i}``.
         sample: the sample's name, a column of `obs`.
+        optional: the columns of `obs` beside `OBS_COLUMNS`, of `OPTIONAL_COLUMNS`.
         uns: provenance, see `write_mapping`.
     """
 
@@ -107,6 +119,7 @@ class H5adWriter:
         layers: Sequence[int],
         sample: str,
         uns: Mapping[str, Any],
+        optional: Sequence[str] = (),
     ) -> None:
         self.rows = rows
         self._path = path
@@ -117,7 +130,8 @@ class H5adWriter:
         group = _group(self._file, "layers", "dict", "0.1.0")
         for layer in layers[1:]:
             self._matrices.append(_array(group, f"layer_{layer}", (rows, dim), dtype))
-        self._obs = _write_obs(self._file, rows, sample)
+        self._columns = (*_OBS_DTYPES, *optional)
+        self._obs = _write_obs(self._file, rows, sample, optional)
         _write_var(self._file, dim)
         for name in _EMPTY_GROUPS:
             _group(self._file, name, "dict", "0.1.0")
@@ -133,8 +147,9 @@ class H5adWriter:
         rows = slice(self._next, self._next + len(block.ids))
         for index, matrix in enumerate(self._matrices):
             matrix[rows] = embeddings[:, index]
-        for name, values in block.columns().items():
-            self._obs[name][rows] = values
+        columns = block.columns()
+        for name in self._columns:
+            self._obs[name][rows] = columns[name]
         self._next = rows.stop
 
     def __enter__(self) -> Self:
@@ -176,9 +191,9 @@ def write_mapping(parent: h5py.Group, name: str, mapping: Mapping[str, Any]) -> 
             _encode(_dataset(group, key, data=np.asarray(value)), "array", "0.2.0")
 
 
-def _write_obs(file: h5py.File, rows: int, sample: str) -> h5py.Group:
-    obs = _dataframe(file, "obs", OBS_COLUMNS)
-    for name, dtype in _OBS_DTYPES.items():
+def _write_obs(file: h5py.File, rows: int, sample: str, optional: Sequence[str]) -> h5py.Group:
+    obs = _dataframe(file, "obs", (*OBS_COLUMNS, *optional))
+    for name, dtype in (_OBS_DTYPES | {name: OPTIONAL_COLUMNS[name] for name in optional}).items():
         if dtype is _STRING:
             _strings(obs, name, (rows,))
         else:

@@ -11,6 +11,7 @@ import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from virnucpro.store.exports import check_exports, export
 from virnucpro.store.h5ad import H5adWriter, ObsBlock
 from virnucpro.store.ledger import check_ledger, printable_id, read_quarantine, write_quarantine
 from virnucpro.store.provenance import DEMO_NOTICE, provenance
-from virnucpro.store.receipts import open_embeddings
+from virnucpro.plan.plan import read_plan
+from virnucpro.store.receipts import extra_path, open_array
 from virnucpro.store.records import Places, iter_ids, iter_records
+from virnucpro.store.residues import ResiduesWriter
 from virnucpro.store.shards import (
     Shards,
     check_written_by_split,
@@ -38,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 _BLOCK_ROWS = 8192
 _BLOCK_BYTES = 64 << 20
+_RESIDUES_FACTS = ("sample", "notice", "model", "weights_sha256", "compute_dtype")
 _OPEN_ARRAYS = 256  # a mapped array keeps a file descriptor, and 1,024 is a common limit
 
 
@@ -49,6 +53,7 @@ def merge(
     embeddings_dir: Path,
     output: Path,
     quarantine: Path,
+    residues: Path | None = None,
     exports: Mapping[str, Path] | None = None,
 ) -> dict[str, Any]:
     """Merge the shards of a sample; rows stand in the order of the input's records.
@@ -62,6 +67,7 @@ def merge(
         embeddings_dir: ``{shard}.npy`` and ``{shard}.json`` of every shard.
         output: embeddings.h5ad.
         quarantine: the final quarantine table.
+        residues: residues.h5, where the shards have the residues.
         exports: kind -> file, see `virnucpro.store.exports`.
 
     Returns:
@@ -70,7 +76,8 @@ def merge(
 
     Raises:
         DataError: a shard is missing, damaged or of another run; or the ledger does not balance.
-        InputError: an export cannot be made, or files have another format number.
+        InputError: an export cannot be made, the shards have no residues that were asked for, or
+            files have another format number.
     """
     exports = exports or {}
     split_quarantine = shards_dir / "quarantine.tsv"
@@ -86,11 +93,25 @@ def merge(
         return map(printable_id, itertools.chain(iter_ids(records), refused))
 
     # First, so that a folder that cannot be written to shows before every shard is hashed.
-    with atomic_path(output) as new_output, atomic_path(quarantine) as new_quarantine:
+    with ExitStack() as stack:
+        new_output, new_quarantine = (
+            stack.enter_context(atomic_path(path)) for path in (output, quarantine)
+        )
+        new_residues = stack.enter_context(atomic_path(residues)) if residues else None
         shards = verify_shards(
             manifest, records=records, plans_dir=plans_dir, embeddings_dir=embeddings_dir
         )
-        counts = _write_h5ad(new_output, manifest, shards, records, embeddings_dir)
+        if residues is not None and shards.residues is None:
+            raise InputError(
+                "the shards have no residues",
+                path=residues,
+                hint="embed them with --pooling=none",
+            )
+        counts = _write_h5ad(
+            new_output, manifest, shards, records, plans_dir, embeddings_dir, new_residues
+        )
+        if new_residues is not None:
+            counts["residues"] = shards.residues or 0
         rows = _quarantined_rows(manifest, shards, records)
         write_quarantine(new_quarantine, itertools.chain(read_quarantine(split_quarantine), rows))
         read = int(manifest["records"]["read"])
@@ -107,34 +128,75 @@ def _write_h5ad(
     manifest: dict[str, Any],
     shards: Shards,
     records: Path,
+    plans_dir: Path,
     embeddings_dir: Path,
+    residues_path: Path | None,
 ) -> dict[str, int]:
-    """Write the rows of all records that have an embedding."""
+    """Write the rows of all records that have an embedding, and their residues if asked for."""
     receipt = shards.receipts[0]
+    facts = provenance(manifest, shards.receipts, shards.plan)
     kept = int(np.count_nonzero(~shards.places.quarantined))
     counts = {"truncated": 0, "normalised": 0, "with_nul": 0}
+    matrices = {
+        "dim": receipt["shape"][2],
+        "dtype": receipt["dtype"],
+        "layers": receipt["layers"],
+    }
+    optional = [
+        *(["windows"] if shards.plan["long_sequences"] == "window" else []),
+        *(["pseudo_perplexity"] if "pseudo_perplexity" in receipt["extras"] else []),
+        *(["residues_start", "residues_end"] if residues_path else []),
+    ]
     writer = H5adWriter(
         path,
         rows=kept,
-        dim=receipt["shape"][2],
-        dtype=receipt["dtype"],
-        layers=receipt["layers"],
         sample=manifest["sample"],
-        uns={"virnucpro": provenance(manifest, shards.receipts, shards.plan)},
+        uns={"virnucpro": facts},
+        optional=optional,
+        **matrices,
     )
 
     @functools.lru_cache(maxsize=_OPEN_ARRAYS)
     def array(shard: int) -> npt.NDArray[np.floating[Any]]:
-        return open_embeddings(embeddings_dir / f"{shards.names[shard]}.npy")
+        return open_array(embeddings_dir / f"{shards.names[shard]}.npy")
+
+    @functools.lru_cache(maxsize=_OPEN_ARRAYS)
+    def perplexity(shard: int) -> npt.NDArray[np.floating[Any]]:
+        npy = embeddings_dir / f"{shards.names[shard]}.npy"
+        return open_array(extra_path(npy, "pseudo_perplexity"), 1)
 
     first = 0
-    with writer:
+    with ExitStack() as stack:
+        stack.enter_context(writer)
+        residues = None
+        if residues_path:
+            kind = {name: facts[name] for name in _RESIDUES_FACTS if facts[name] is not None}
+            residues = stack.enter_context(
+                ResiduesWriter(
+                    residues_path,
+                    records=kept,
+                    residues=shards.residues or 0,
+                    facts=kind,
+                    **matrices,
+                )
+            )
+            _write_residues(residues, shards, plans_dir, embeddings_dir)
         for block in iter_records(records, _block_rows(receipt)):
             numbers = np.arange(first, first + len(block["id"]))
             first += len(numbers)
             obs, numbers = _obs_block(block, shards.places, numbers)
+            places = shards.places.residues[numbers]
+            obs.optional.update(
+                windows=shards.places.windows[numbers],
+                residues_start=places[:, 0],
+                residues_end=places[:, 1],
+            )
+            if "pseudo_perplexity" in optional and len(numbers):
+                obs.optional["pseudo_perplexity"] = _gather(shards, numbers, perplexity)
             if len(numbers):
                 writer.write(obs, _gather(shards, numbers, array))
+                if residues is not None:
+                    residues.write_records(obs.ids, places)
             counts["truncated"] += int(obs.truncated.sum())
             counts["normalised"] += int(obs.normalised.sum())
             counts["with_nul"] += sum(
@@ -142,6 +204,16 @@ def _write_h5ad(
             )
     _log_counts(counts, receipt)
     return counts
+
+
+def _write_residues(
+    writer: ResiduesWriter, shards: Shards, plans_dir: Path, embeddings_dir: Path
+) -> None:
+    """Append the residues of all shards, one shard after the other."""
+    for name, quarantined in zip(shards.names, shards.quarantined, strict=True):
+        offsets = read_plan(plans_dir / f"{name}.parquet").residue_offsets
+        array = open_array(extra_path(embeddings_dir / f"{name}.npy", "residues"))
+        writer.write_shard(array, offsets, list(quarantined))
 
 
 def _log_counts(counts: dict[str, int], receipt: dict[str, Any]) -> None:
@@ -188,16 +260,16 @@ def _gather(
     numbers: npt.NDArray[np.int64],
     array: Callable[[int], npt.NDArray[np.floating[Any]]],
 ) -> npt.NDArray[np.floating[Any]]:
-    """Collect the embeddings of some records, [n, layers, dim], reading each shard once."""
+    """Collect the values of some records, [n, ...], reading each shard's array once."""
     shard, row = shards.places.shard[numbers], shards.places.row[numbers]
-    _, layers, dim = shards.receipts[0]["shape"]
-    block = np.empty((len(numbers), layers, dim), dtype=shards.receipts[0]["dtype"])
+    like = array(0)
+    block = np.empty((len(numbers), *like.shape[1:]), dtype=like.dtype)
     # Rows of one shard side by side and rising, so that the file is read in one direction.
     order = np.lexsort((row, shard))
     for part in np.split(order, np.flatnonzero(np.diff(shard[order])) + 1):
         number = int(shard[part[0]])
         block[part] = array(number)[row[part]]
-        bad = ~np.isfinite(block[part]).all(axis=(1, 2))
+        bad = ~np.isfinite(block[part].reshape(len(part), -1)).all(axis=1)
         if bad.any():
             raise DataError(
                 f"shard {shards.names[number]}: row {row[part][bad][0]} is not finite, and the "

@@ -25,6 +25,12 @@ td.long { white-space: normal; overflow-wrap: anywhere; }
 .note { color: #555; } td.inner { padding-left: 1.5em; }
 """
 
+_POOLINGS = {
+    "mean": "mean over residues",
+    "cls": "representation of the token before the first residue",
+    "max": "largest value over residues",
+    "none": "mean over residues; each residue in residues.h5",
+}
 _REASONS = {
     "empty": "no residues were left after normalising",
     "invalid_letters": "too many letters are no amino acids",
@@ -77,6 +83,12 @@ def ledger_page(report: dict[str, Any], quarantined: Iterable[dict[str, str]]) -
     ]
     flags: list[Row] = [
         ["Truncated", ledger["truncated"], _percent(ledger["truncated"], read), cut],
+        [
+            "Computed in windows",
+            ledger["in_windows"],
+            _percent(ledger["in_windows"], read),
+            f"longer than {limit:,} residues, all of them computed; column windows",
+        ],
         [
             "Normalised",
             ledger["normalised"],
@@ -168,6 +180,7 @@ def _result_rows(report: dict[str, Any]) -> list[Row]:
             f"{ledger['truncated']:,}; {ledger['residues_left_out']:,} of {ledger['residues']:,} "
             f"residues left out ({_percent(ledger['residues_left_out'], ledger['residues'])})",
         ],
+        ["Computed in windows", ledger["in_windows"]],
         ["Normalised", ledger["normalised"]],
         [
             "Repeats of a sequence",
@@ -196,7 +209,8 @@ def _cost_rows(report: dict[str, Any]) -> list[Row]:
 def _cost_note(report: dict[str, Any]) -> str:
     return (
         "Summed over all shards, which may have run side by side; without loading the model. "
-        f"Residues: the {report['planned']['residues']:,} that the model computed."
+        f"Residues: the {report['planned']['residues']:,} that the model computed; where windows "
+        "overlap they count more than once."
     )
 
 
@@ -220,16 +234,24 @@ def _model_rows(report: dict[str, Any]) -> list[Row]:
         ["Model", model["model"]],
         ["Weights, SHA-256", model["weights_sha256"]],
         ["Layers", ", ".join(map(str, model["layers"]))],
-        ["Pooling", model["pooling"]],
+        ["Pooling", _POOLINGS[model["pooling"]]],
+        ["Pseudo-perplexity", model["pseudo_perplexity"].replace("-", " ")],
         ["Computed in", model["compute_dtype"]],
         *_closeness_rows(model["closeness"]),
         ["Written in", model["output_dtype"]],
-        ["Longest sequence", f"{report['parameters']['max_sequence_length']:,} residues"],
+        ["Longer sequences", _long_sequences(report["parameters"])],
         ["Device", ", ".join(ran["device"])],
         ["Attention", ", ".join(ran["backend"])],
         ["Tokens a step", ", ".join(f"{tokens:,}" for tokens in ran["tokens_per_step"])],
         ["Versions", "; ".join(_versions(found) for found in ran["versions"])],
     ]
+
+
+def _long_sequences(parameters: dict[str, Any]) -> str:
+    limit = parameters["max_sequence_length"]
+    if parameters["long_sequences"] == "truncate":
+        return f"truncated to {limit:,} residues"
+    return f"in windows of {limit:,} residues that overlap by {parameters['window_overlap']:,}"
 
 
 def _closeness_rows(closeness: dict[str, Any] | None) -> list[Row]:

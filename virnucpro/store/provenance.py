@@ -54,6 +54,7 @@ def provenance(
         "weights_sha256": first["weights_sha256"],
         "layers": first["layers"],
         "pooling": first["pooling"],
+        "pseudo_perplexity": first["pseudo_perplexity"],
         "compute_dtype": first["compute_dtype"],
         "output_dtype": first["dtype"],
         "device": distinct["device"],

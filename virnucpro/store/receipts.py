@@ -20,7 +20,8 @@ __all__ = [
     "ShardEmbeddings",
     "check_agreement",
     "check_complete",
-    "open_embeddings",
+    "extra_path",
+    "open_array",
     "read_receipt",
     "verify_shard",
 ]
@@ -31,6 +32,7 @@ _AGAIN = "remove the shard's .npy and .json and run again: only this shard is co
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "shard": str,
     "array_sha256": str,
+    "extras": dict,
     "shape": list,
     "dtype": str,
     "plan_hash": str,
@@ -40,6 +42,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "demo": bool,
     "layers": list,
     "pooling": str,
+    "pseudo_perplexity": str,
     "compute_dtype": str,
     "device": str,
     "backend": str,
@@ -50,7 +53,10 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "retries": int,
     "recomputed_float32": int,
 }
-_MUST_AGREE = ("model", "weights_sha256", "layers", "pooling", "compute_dtype", "dtype")
+_MUST_AGREE = (
+    *("model", "weights_sha256", "layers", "pooling", "pseudo_perplexity"),
+    *("compute_dtype", "dtype"),
+)
 _MAY_DIFFER = ("device", "backend", "tokens_per_step", "versions")
 
 
@@ -63,12 +69,15 @@ class ShardEmbeddings:
         receipt: the receipt as it was read.
         array: [sequences, layers, dim] float32 or float16, mapped from the file.
         quarantined: row -> (reason, detail) of the sequences that have no embedding.
+        extras: name -> array, mapped from its file, of those of `virnucpro.formats.EXTRA_ARRAYS`
+            that were asked for.
     """
 
     npy: Path
     receipt: dict[str, Any]
     array: npt.NDArray[np.floating[Any]]
     quarantined: dict[int, tuple[str, str]]
+    extras: dict[str, npt.NDArray[np.floating[Any]]]
 
 
 def read_receipt(path: Path) -> dict[str, Any]:
@@ -90,8 +99,12 @@ def read_receipt(path: Path) -> dict[str, Any]:
     return receipt
 
 
-def open_embeddings(npy: Path) -> npt.NDArray[np.floating[Any]]:
-    """Map a shard's array [sequences, layers, dim] into memory; pickled objects are refused.
+def open_array(npy: Path, dimensions: int = 3) -> npt.NDArray[np.floating[Any]]:
+    """Map an array of a shard into memory; pickled objects are refused.
+
+    Args:
+        npy: the file.
+        dimensions: 3 for [sequences or residues, layers, dim], 1 for [sequences].
 
     Raises:
         DataError: the file is missing, truncated, pickled, or not a float array in C order.
@@ -104,10 +117,10 @@ def open_embeddings(npy: Path) -> npt.NDArray[np.floating[Any]]:
         raise DataError(f"is not a plain .npy array ({error})", path=npy, hint=_AGAIN) from error
     if not isinstance(array, np.ndarray):
         raise DataError("is an archive, not a plain .npy array", path=npy, hint=_AGAIN)
-    if array.ndim != 3 or array.dtype not in (np.float32, np.float16):
+    if array.ndim != dimensions or array.dtype not in (np.float32, np.float16):
         raise DataError(
-            f"holds {array.dtype} {list(array.shape)}, expected float32 or float16 "
-            "[sequences, layers, dim]",
+            f"holds {array.dtype} {list(array.shape)}, expected float32 or float16 of {dimensions} "
+            "dimension(s)",
             path=npy,
             hint=_AGAIN,
         )
@@ -115,9 +128,9 @@ def open_embeddings(npy: Path) -> npt.NDArray[np.floating[Any]]:
 
 
 def verify_shard(npy: Path, receipt: Path, plan: Plan) -> ShardEmbeddings:
-    """Check one shard's array against its receipt, and both against the plan.
+    """Check one shard's arrays against their receipt, and all against the plan.
 
-    The file is hashed in blocks and then mapped, so memory does not grow with the shard.
+    A file is hashed in blocks and then mapped, so memory does not grow with the shard.
 
     Args:
         npy: the array; its stem is the shard's name.
@@ -139,13 +152,27 @@ def verify_shard(npy: Path, receipt: Path, plan: Plan) -> ShardEmbeddings:
     if not npy.is_file():
         raise DataError("is missing, its receipt is there", path=npy, hint=_AGAIN)
     _same(npy, "sha256", "the file has", sha256_of(npy), "the receipt", facts["array_sha256"])
-    array = open_embeddings(npy)
+    array = open_array(npy)
     _same(npy, "shape", "the array has", list(array.shape), "the receipt", facts["shape"])
     _same(npy, "dtype", "the array has", array.dtype.name, "the receipt", facts["dtype"])
     outer = [len(array), array.shape[1]]
     named = [facts["sequences"], len(set(facts["layers"]))]
     _same(npy, "sequences and layers", "the array has", outer, "the receipt names", named)
-    return ShardEmbeddings(npy, facts, array, _quarantined(npy, facts, plan))
+    lengths = {"residues": int(plan.residue_offsets[-1]), "pseudo_perplexity": rows}
+    extras = {}
+    for name, sha256 in facts["extras"].items():
+        path = extra_path(npy, name)
+        if name not in lengths or not path.is_file():
+            raise DataError(f"{name} is missing, its receipt is there", path=path, hint=_AGAIN)
+        _same(npy, f"sha256 of {name}", "the file has", sha256_of(path), "the receipt", sha256)
+        extras[name] = open_array(path, 3 if name == "residues" else 1)
+        _same(npy, name, "the array has", len(extras[name]), "the plan", lengths[name])
+    return ShardEmbeddings(npy, facts, array, _quarantined(npy, facts, plan), extras)
+
+
+def extra_path(npy: Path, name: str) -> Path:
+    """Give the file of an array that a shard has beside its embeddings."""
+    return npy.with_suffix(f".{name}.npy")
 
 
 def _same(npy: Path, what: str, left: str, found: object, right: str, stated: object) -> None:
@@ -186,7 +213,7 @@ def check_complete(names: Sequence[str], directory: Path, suffixes: Sequence[str
     found = {
         path.name
         for path in (directory.iterdir() if directory.is_dir() else ())
-        if path.name.endswith(tuple(suffixes)) and not path.name.startswith(".")
+        if f".{path.name.partition('.')[2]}" in suffixes and not path.name.startswith(".")
     }
     expected = {f"{name}{suffix}" for name in names for suffix in suffixes}
     problems = [

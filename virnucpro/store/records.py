@@ -72,6 +72,9 @@ class Places:
         shard: [n] int32 shard number.
         row: [n] int32 row in the shard's array.
         tokens: [n] int32 tokens that were computed.
+        windows: [n] int32, in how many items the sequence was computed.
+        residues: [n, 2] int64, where its residues start and end among those of all sequences that
+            have an embedding, shard after shard.
         truncated: [n] bool, residues were left out.
         quarantined: [n] bool, the row holds no embedding.
     """
@@ -79,17 +82,21 @@ class Places:
     shard: npt.NDArray[np.int32]
     row: npt.NDArray[np.int32]
     tokens: npt.NDArray[np.int32]
+    windows: npt.NDArray[np.int32]
+    residues: npt.NDArray[np.int64]
     truncated: npt.NDArray[np.bool_]
     quarantined: npt.NDArray[np.bool_]
 
     @classmethod
     def empty(cls, shards: npt.NDArray[np.int32]) -> Places:
-        """Make room for the places of the records of these shards."""
+        """Make room for the places of the records of these shards; untouched room takes none."""
         n = len(shards)
         return cls(
             shards,
             np.zeros(n, np.int32),
             np.zeros(n, np.int32),
+            np.zeros(n, np.int32),
+            np.zeros((n, 2), np.int64),
             np.zeros(n, np.bool_),
             np.zeros(n, np.bool_),
         )
@@ -219,7 +226,8 @@ def place_shard(
     records: RecordKeys,
     chosen: npt.NDArray[np.int64],
     places: Places,
-) -> None:
+    first_residue: int | None = None,
+) -> int | None:
     """Find the rows of a shard's records by their keys, and fill in their `places`.
 
     Args:
@@ -229,6 +237,10 @@ def place_shard(
         records: all records.
         chosen: numbers of the shard's records.
         places: filled in at `chosen`.
+        first_residue: how many residues the shards before have; None where residues were not kept.
+
+    Returns:
+        How many residues the shards up to this one have; None where they were not kept.
 
     Raises:
         DataError: plan and records do not hold the same sequences.
@@ -260,8 +272,16 @@ def place_shard(
         )
     places.row[chosen] = row
     places.tokens[chosen] = tokens[row]
+    places.windows[chosen] = np.bincount(plan.row)[row]
     places.truncated[chosen] = truncated[row]
     places.quarantined[chosen] = np.isin(row, np.fromiter(quarantined, dtype=np.int64))
+    if first_residue is None:
+        return None
+    kept = np.diff(plan.residue_offsets)
+    kept[list(quarantined)] = 0
+    residue_ends = first_residue + np.cumsum(kept)
+    places.residues[chosen] = np.stack([residue_ends - kept, residue_ends], axis=1)[row]
+    return int(residue_ends[-1]) if len(kept) else first_residue
 
 
 def _by_row(name: str, plan: Plan) -> tuple[npt.NDArray[Any], ...]:

@@ -48,6 +48,7 @@ _PLAN_COLUMNS = (
     "sorted_padding",
     "unsorted_padding",
     "truncated_sequences",
+    "windowed_sequences",
 )
 _INPUT_FIELDS = ("sha256", "records")
 _EXECUTION_FIELDS = (
@@ -141,7 +142,9 @@ def _duplicates(
     """Say how many records repeat a sequence, and the tokens saved by computing it once."""
     saved = None
     if summary is not None:
-        limits = (plan["max_sequence_length"], plan["long_sequences"])
+        limits = (
+            plan[name] for name in ("max_sequence_length", "long_sequences", "window_overlap")
+        )
         saved = summary.tokens(*limits) - totals["tokens"]
     return {"records": manifest["records"]["duplicates"], "tokens_saved": saved}
 
@@ -304,7 +307,9 @@ def _show(
 
 
 def _model(receipt: dict[str, Any]) -> dict[str, Any]:
-    fields = ("model", "weights_sha256", "layers", "pooling", "compute_dtype")
+    fields = (
+        *("model", "weights_sha256", "layers", "pooling", "pseudo_perplexity", "compute_dtype"),
+    )
     return {**{field: receipt[field] for field in fields}, "output_dtype": receipt["dtype"]}
 
 
@@ -348,6 +353,7 @@ def _ledger(
         "truncated": truncated,
         "residues": summary.residues,
         "residues_left_out": residues_left_out,
+        "in_windows": summary.longer(limits[0]) - truncated,
         "normalised": summary.normalised,
         "letters_replaced": summary.replaced,
         "duplicates": counts["duplicates"],

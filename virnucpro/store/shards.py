@@ -28,6 +28,8 @@ class Shards:
         receipts: one a shard.
         quarantined: one a shard, row -> (reason, detail).
         places: where each record is.
+        residues: how many residues all sequences with an embedding have; None where they were not
+            kept.
         plan: the plans' common parameters, and a hash over their content hashes.
     """
 
@@ -35,6 +37,7 @@ class Shards:
     receipts: list[dict[str, Any]]
     quarantined: list[dict[int, tuple[str, str]]]
     places: Places
+    residues: int | None
     plan: dict[str, Any]
 
 
@@ -75,11 +78,16 @@ def verify_shards(
     check_complete(names, embeddings_dir, (".npy", ".json"))
     check_complete(names, plans_dir, (".parquet",))
     keys = _accepted(manifest, records, len(names))
-    shards = Shards(names, [], [], Places.empty(keys.shards), {})
+    shards = Shards(names, [], [], Places.empty(keys.shards), None, {})
     digest = hashlib.sha256()
     for number, (name, facts) in enumerate(zip(names, manifest["shards"], strict=True)):
         plan, shard = _verify(name, facts, plans_dir, embeddings_dir)
-        place_shard(name, plan, shard.quarantined, keys, keys.of_shard(number), shards.places)
+        if "residues" in shard.extras and shards.residues is None:
+            shards.residues = 0
+        shards.residues = place_shard(
+            *(name, plan, shard.quarantined, keys, keys.of_shard(number), shards.places),
+            first_residue=shards.residues,
+        )
         shards.receipts.append(shard.receipt)
         shards.quarantined.append(shard.quarantined)
         parameters = shards.plan or plan.parameters

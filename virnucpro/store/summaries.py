@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from virnucpro.errors import DataError
 from virnucpro.files import read_json
 from virnucpro.formats import PLAN_FORMAT, check_format
 from virnucpro.plan.first_fit import SPECIAL_TOKENS
+from virnucpro.plan.items import count_windows
 from virnucpro.store.receipts import check_complete
 from virnucpro.store.records import iter_lengths
 from virnucpro.store.shards import shard_names
@@ -32,17 +34,26 @@ __all__ = [
     "summarise_traces",
 ]
 
-PARAMETERS = ("token_budget", "max_sequence_length", "long_sequences", "algorithm")
-TRACE_COLUMNS = ("step", "items", "tokens", "seconds", "peak_memory_bytes", "note")
+PARAMETERS = (
+    "token_budget",
+    "max_sequence_length",
+    "long_sequences",
+    "window_overlap",
+    "algorithm",
+)
+TRACE_COLUMNS = ("step", "items", "tokens", "seconds", "peak_memory_bytes", "note", "crc32")
 _SUMMED = (
     "sequences",
     "items",
     "tokens",
     "residues",
+    "sequence_residues",
     "batches",
     "lower_bound",
     "truncated_sequences",
     "truncated_residues",
+    "windowed_sequences",
+    "windows",
 )
 _PADDED = ("sorted_padding", "unsorted_padding")
 _REQUIRED = {"shard", *PARAMETERS, *_SUMMED, "efficiency", "alternatives"}
@@ -139,19 +150,23 @@ class RecordSummary:
         """Number of residues."""
         return int((self.lengths * self.counts).sum())
 
+    def longer(self, max_sequence_length: int) -> int:
+        """Count the records that have more residues."""
+        return int(self.counts[self.lengths > max_sequence_length].sum())
+
     def truncated(self, max_sequence_length: int, long_sequences: str) -> tuple[int, int]:
         """Count the records of which residues are left out, and those residues."""
         if long_sequences != "truncate":
             return 0, 0
         beyond = np.maximum(self.lengths - max_sequence_length, 0)
-        return int(self.counts[beyond > 0].sum()), int((beyond * self.counts).sum())
+        return self.longer(max_sequence_length), int((beyond * self.counts).sum())
 
-    def tokens(self, max_sequence_length: int, long_sequences: str) -> int:
+    def tokens(self, max_sequence_length: int, long_sequences: str, window_overlap: int) -> int:
         """Count the tokens that the records would cost if each were computed by itself."""
-        if long_sequences == "truncate":
-            each = np.minimum(self.lengths, max_sequence_length) + SPECIAL_TOKENS
-        else:
-            each = self.lengths + SPECIAL_TOKENS * -(-self.lengths // max_sequence_length)
+        windows = np.ones_like(self.lengths)
+        if long_sequences == "window":
+            windows = count_windows(self.lengths, max_sequence_length, window_overlap)
+        each = windows * (np.minimum(self.lengths, max_sequence_length) + SPECIAL_TOKENS)
         return int((each * self.counts).sum())
 
 
@@ -219,6 +234,10 @@ def read_trace(embeddings_dir: Path, shard: str) -> Trace:
     path = embeddings_dir / f"{shard}.trace.tsv"
     rows = list(read_table(path, TRACE_COLUMNS))
     try:
+        for row in rows:
+            line = "\t".join(row[name] for name in TRACE_COLUMNS[:-1])
+            if zlib.crc32(line.encode()) != int(row["crc32"], 16):
+                raise ValueError(f"the checksum of step {row['step']} is wrong")
         return Trace(
             shard,
             np.array([int(row["tokens"]) for row in rows], dtype=np.int64),

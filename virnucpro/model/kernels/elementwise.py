@@ -260,7 +260,7 @@ def bias_gelu_float8(x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 @triton.jit
 def _pool_mean_kernel(
     hidden_ptr: tl.tensor,
-    bounds_ptr: tl.tensor,
+    ranges_ptr: tl.tensor,
     out_ptr: tl.tensor,
     DIM: tl.constexpr,
     ROWS: tl.constexpr,
@@ -268,8 +268,8 @@ def _pool_mean_kernel(
 ) -> None:
     sequence = tl.program_id(0)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    first = tl.load(bounds_ptr + sequence).to(tl.int64) + 1
-    residues = tl.load(bounds_ptr + sequence + 1).to(tl.int64) - 1 - first
+    first = tl.load(ranges_ptr + 2 * sequence).to(tl.int64)
+    residues = tl.load(ranges_ptr + 2 * sequence + 1).to(tl.int64) - first
     row = tl.arange(0, ROWS)
     inside = (column < DIM)[None, :]
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
@@ -277,19 +277,19 @@ def _pool_mean_kernel(
         mask = ((start + row) < residues)[:, None] & inside
         at = (first + start + row)[:, None] * DIM + column[None, :]
         total += tl.load(hidden_ptr + at, mask=mask, other=0.0).to(tl.float32)
-    # 0 / 0: a sequence without residues has no mean, and NaN says so.
+    # 0 / 0: a range without rows has no mean, and NaN says so.
     mean = tl.sum(total, 0) / tl.maximum(residues, 0).to(tl.float32)
     tl.store(out_ptr + sequence.to(tl.int64) * DIM + column, mean, mask=column < DIM)
 
 
-def pool_mean(hidden: Tensor, cu_seqlens: Tensor, out: Tensor | None = None) -> Tensor:
-    """Average over the residues of each sequence; see `reference.pool_mean`."""
+def pool_mean(hidden: Tensor, ranges: Tensor, out: Tensor | None = None) -> Tensor:
+    """Average over ranges of rows; see `reference.pool_mean`."""
     _, dim = _rows(hidden)
-    sequences = len(cu_seqlens) - 1
+    sequences = len(ranges)
     if out is None:
         out = hidden.new_empty(sequences, dim, dtype=torch.float32)
     _pool_mean_kernel[(sequences, triton.cdiv(dim, _POOL_COLUMNS))](
-        hidden, cu_seqlens, out, DIM=dim, ROWS=_POOL_ROWS, COLUMNS=_POOL_COLUMNS, num_warps=4
+        hidden, ranges, out, DIM=dim, ROWS=_POOL_ROWS, COLUMNS=_POOL_COLUMNS, num_warps=4
     )
     return out
 

@@ -174,24 +174,36 @@ def float8_product(
     return out.copy_(product if bias is None else product + bias.float())
 
 
-def pool_mean(hidden: Tensor, cu_seqlens: Tensor, out: Tensor | None = None) -> Tensor:
-    """Average over the residues of each sequence, in float32 and in a fixed order.
+def pool_mean(hidden: Tensor, ranges: Tensor, out: Tensor | None = None) -> Tensor:
+    """Average over ranges of rows, in float32 and in a fixed order.
 
-    BOS and EOS are left out, as in fair-esm's ``scripts/extract.py --include mean``. Each sequence
-    is summed from its first residue to its last, whatever stands beside it.
+    Each range is summed from its first row to its last, whatever stands beside it.
 
     Args:
         hidden: [T, dim].
-        cu_seqlens: [B+1] integer bounds in tokens, from 0 to T.
+        ranges: [B, 2] integer, the first row of each range and one past its last; rising, and none
+            overlaps another.
         out: [B, dim] float32 to write to; new when left out.
 
     Returns:
-        [B, dim] float32; NaN for a sequence without residues.
+        [B, dim] float32; NaN for an empty range.
     """
-    lengths = torch.diff(cu_seqlens).long()
-    # Each sequence is three segments, BOS, residues, EOS; shorter ones lack the later of them.
-    bos = lengths.clamp(max=1)
-    eos = (lengths - 1).clamp(min=0, max=1)
-    segments = torch.stack((bos, lengths - bos - eos, eos), dim=1).flatten()
-    pooled = torch.segment_reduce(hidden.float(), "mean", lengths=segments, unsafe=True)[1::3]
+    pooled = _pool("mean", hidden, ranges)
     return pooled if out is None else out.copy_(pooled)
+
+
+def pool_max(hidden: Tensor, ranges: Tensor) -> Tensor:
+    """Give the largest values in ranges of rows; arguments as `pool_mean`.
+
+    Returns:
+        [B, dim] float32; a NaN in a range makes a NaN, and an empty range is minus infinity.
+    """
+    return _pool("max", hidden, ranges)
+
+
+def _pool(reduce: str, hidden: Tensor, ranges: Tensor) -> Tensor:
+    """Reduce the rows of each range, [B, dim] float32."""
+    ends = ranges.new_zeros(1), ranges.new_full((1,), len(hidden))
+    # A segment before each range, of what is left out, and one after the last.
+    segments = torch.diff(ranges.flatten(), prepend=ends[0], append=ends[1]).long()
+    return torch.segment_reduce(hidden.float(), reduce, lengths=segments, unsafe=True)[1::2]
