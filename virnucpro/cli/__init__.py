@@ -1,0 +1,99 @@
+"""The command line: each command is a thin layer over one function.
+
+The commands stand in the order of the data's way, a module a step; what several of them share is in
+`options`. What uses torch is imported inside the command: a GPU is claimed before that (`device`).
+They print to standard error (`model list` to standard output), and end with 0 (done), 1 (failed), 2
+(bad input or usage), or 143 (ended by SIGTERM).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from virnucpro import __version__, log
+from virnucpro.cli import budget, embed, merge, model, plan, report, split
+from virnucpro.cli.options import InOrder
+from virnucpro.errors import VirnucproError
+
+__all__ = ["cli", "main"]
+
+
+@click.group(
+    cls=InOrder,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="virnucpro")
+@click.option("-v", "--verbose", is_flag=True, help="Log details.")
+@click.option("-q", "--quiet", is_flag=True, help="Log warnings and errors only.")
+def cli(verbose: bool, quiet: bool) -> None:
+    """Turn FASTA files of viral proteins into ESM-2 embeddings, packed without padding.
+
+    The Snakemake workflow runs these commands in this order; each can be run by hand.
+    """
+    log.configure(1 if verbose else -1 if quiet else 0)
+
+
+cli.add_command(split.split)
+cli.add_command(plan.plan)
+cli.add_command(model.model)
+cli.add_command(budget.budget)
+cli.add_command(embed.embed)
+cli.add_command(merge.merge)
+cli.add_command(report.report)
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """End at once but in order: temporary files are removed on the way out."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _open_streams() -> None:
+    """Put something where a standard stream is closed, else the next file gets its number.
+
+    What a library says would then go into that file. The log is dropped; standard output becomes a
+    broken pipe, so that what was asked for on it is not lost with exit status 0.
+    """
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            if name == "stdout":
+                reader, writer = os.pipe()
+                os.close(reader)  # first: it may have the very number that is closed
+            else:
+                writer = os.open(os.devnull, os.O_WRONLY)
+            if writer != number:
+                os.dup2(writer, number)
+                os.close(writer)
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
+
+
+def _drop_output() -> None:
+    """Let go of what could not be printed: Python would try again at its end, and exit with 120."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def main() -> None:
+    """Run the command line and turn the package's errors into a sentence and an exit status."""
+    _open_streams()
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        cli(prog_name="virnucpro")
+    except VirnucproError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        click.echo(f"error: {error}", err=True)
+        _drop_output()
+        sys.exit(1)
+    except MemoryError as error:
+        click.echo(f"error: out of memory {error}".rstrip(), err=True)
+        sys.exit(1)

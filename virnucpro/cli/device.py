@@ -1,0 +1,29 @@
+"""What a command that computes does before torch is imported."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future
+from pathlib import Path
+
+from virnucpro.embed.device_lock import claim_device
+from virnucpro.files import sha256_meanwhile
+
+__all__ = ["before_torch"]
+
+
+def before_torch(device: str, weights: Path, cache_dir: Path | None) -> tuple[str, Future[str]]:
+    """Claim a device, and begin what can go on beside the imports.
+
+    Args:
+        device: as on the command line.
+        weights: the file to hash; that takes as long as the imports of torch.
+        cache_dir: where Triton keeps what it compiles, which it asks when it is imported.
+
+    Returns:
+        The device to use, and the hash of the weights to come.
+    """
+    if cache_dir is not None:
+        os.environ.setdefault("TRITON_CACHE_DIR", str((cache_dir / "triton").absolute()))
+    sha256 = sha256_meanwhile(weights)
+    return claim_device(device), sha256

@@ -1,0 +1,65 @@
+"""`virnucpro embed`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from virnucpro import formats
+from virnucpro.cli.options import (
+    FILE,
+    POSITIVE,
+    cache_dir_option,
+    device_option,
+    dtype_option,
+    format_option,
+    layers_option,
+    output_dtype_option,
+    shard_argument,
+    step,
+    weights_option,
+)
+
+__all__ = ["embed"]
+
+
+@click.command()
+@shard_argument
+@click.option("--plan", required=True, type=FILE, help="Plan of the shard (Parquet).")
+@weights_option
+@click.option("--model-receipt", required=True, type=FILE, help="Their receipt.")
+@click.option("--budget", required=True, type=FILE, help="Measured token budget (JSON).")
+@click.option("--embeddings", required=True, type=FILE, help="Array to write (.npy).")
+@click.option("--receipt", required=True, type=FILE, help="Receipt to write (JSON).")
+@click.option("--trace", required=True, type=FILE, help="Time and memory of each step (TSV).")
+@device_option
+@dtype_option
+@layers_option(help="A layer to pool: 1 is the first, -1 the last; may be given several times.")
+@click.option(
+    "--pooling",
+    type=click.Choice(["mean"]),
+    default="mean",
+    show_default=True,
+    help="How residues become one vector.",
+)
+@output_dtype_option(["float32", "float16"], help="What the embeddings are written in.")
+@click.option("--token-budget", type=POSITIVE, help="Upper limit of the tokens of a step.")
+@cache_dir_option(help="Keeps compiled kernels.")
+@format_option("embeddings", formats.EMBED_FORMAT)
+@step(
+    "embed",
+    *("shard", "sequences", "model", "device", "backend", "compute_dtype", "tokens_per_step"),
+    *("steps", "retries", "recomputed_float32"),
+)
+def embed(cache_dir: Path | None, **given: Any) -> Any:
+    """Run ESM-2 over a planned shard and write one vector a sequence."""
+    from virnucpro.cli.device import before_torch
+
+    given["device"], sha256 = before_torch(given["device"], given["weights"], cache_dir)
+    from virnucpro.embed.shard import EmbedOptions, ShardFiles, embed_shard
+
+    names = ShardFiles.__dataclass_fields__
+    files = ShardFiles(**{name: given.pop(name) for name in names})
+    return embed_shard(files, EmbedOptions(**given), sha256)

@@ -1,0 +1,58 @@
+"""`virnucpro merge`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from virnucpro import formats
+from virnucpro.cli.options import (
+    FILE,
+    embeddings_option,
+    format_option,
+    plans_option,
+    records_option,
+    shards_option,
+    step,
+)
+
+__all__ = ["merge"]
+
+
+def _exports(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, Path]:
+    """Parse ``--export FORMAT=FILE``."""
+    exports = {}
+    for value in values:
+        name, equals, path = value.partition("=")
+        if not (name and equals and path):
+            raise click.BadParameter(f"{value!r} is not FORMAT=FILE")
+        exports[name] = Path(path)
+    return exports
+
+
+@click.command()
+@shards_option
+@records_option
+@plans_option
+@embeddings_option
+@click.option("--output", required=True, type=FILE, help="AnnData file to write (.h5ad).")
+@click.option("--quarantine", required=True, type=FILE, help="Records left out, and why (TSV).")
+@click.option(
+    "--export",
+    "exports",
+    multiple=True,
+    callback=_exports,
+    metavar="FORMAT=FILE",
+    help="Also write parquet, npy, uniprot-h5 or fair-esm; may be given several times.",
+)
+@format_option("merged embeddings", formats.MERGE_FORMAT)
+@step("merge", "read", "embedded", "quarantined", "truncated", "normalised")
+def merge(**options: Any) -> Any:
+    """Put embeddings into input order; account for every record once."""
+    from virnucpro.store.merge import merge as merge_shards
+
+    return merge_shards(**options)

@@ -1,0 +1,44 @@
+"""`virnucpro plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from virnucpro import formats
+from virnucpro.cli.options import (
+    FILE,
+    cache_dir_option,
+    format_option,
+    max_sequence_length_option,
+    planned_tokens_option,
+    shard_argument,
+    step,
+)
+
+__all__ = ["plan"]
+
+
+@click.command()
+@shard_argument
+@click.option("--plan", "plan_path", required=True, type=FILE, help="Plan to write (Parquet).")
+@click.option("--report", "report_path", required=True, type=FILE, help="Efficiency (JSON).")
+@planned_tokens_option("--token-budget", help="Tokens of a batch.")
+@max_sequence_length_option
+@click.option(
+    "--long-sequences",
+    type=click.Choice(["truncate"]),
+    default="truncate",
+    show_default=True,
+    help="What becomes of longer ones: the N-terminal part is kept.",
+)
+@cache_dir_option(help="Where plans are kept by their content.")
+@format_option("plan", formats.PLAN_FORMAT)
+@step("plan", "items", "batches", "content_hash")
+def plan(shard: Path, plan_path: Path, report_path: Path, **options: Any) -> Any:
+    """Pack a shard's sequences into batches (First-Fit Decreasing)."""
+    from virnucpro.plan.build import plan_shard
+
+    return plan_shard(shard, plan_path, report_path, **options)

@@ -1,0 +1,103 @@
+"""`virnucpro report plans`, `run` and `overview`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from virnucpro import formats
+from virnucpro.cli.options import (
+    DIRECTORY,
+    FILE,
+    InOrder,
+    cache_dir_option,
+    embeddings_option,
+    format_option,
+    layers_option,
+    output_dtype_option,
+    plans_option,
+    records_option,
+    shards_option,
+    step,
+)
+
+__all__ = ["report"]
+
+_json_option = click.option(
+    "--json", "json_path", required=True, type=FILE, help="Report to write (JSON)."
+)
+_tsv_option = click.option("--tsv", "tsv_path", required=True, type=FILE, help="Table to write.")
+_pages_option = click.option(
+    "--report", "report_dir", required=True, type=DIRECTORY, help="Pages and figures to write."
+)
+_rates_option = cache_dir_option(help="Where measured rates are kept.")
+_report_format_option = format_option("report", formats.REPORT_FORMAT)
+
+
+@click.group(cls=InOrder)
+def report() -> None:
+    """Report what is planned, and what came to pass."""
+
+
+@report.command("plans")
+@shards_option
+@plans_option
+@_json_option
+@_tsv_option
+@click.option("--records", type=FILE, help="Records, to count what duplicates save.")
+@_rates_option
+@click.option("--model", help="Name of the model: adds GPU hours, wall time and disk space.")
+@layers_option(help="Layers that will be kept.")
+@output_dtype_option(help="What the embeddings will be written in.")
+@_report_format_option
+@step("report plans", "sample", "totals")
+def report_plans(
+    model: str | None, layers: tuple[int, ...], output_dtype: str, **options: Any
+) -> Any:
+    """Sum up all plans: efficiency and estimated cost, before any GPU."""
+    from virnucpro.model.config import KNOWN_MODELS
+    from virnucpro.store.cost import Wanted
+    from virnucpro.store.report import plans_report
+
+    wanted = None
+    if model is not None:
+        known = KNOWN_MODELS.get(model)
+        wanted = Wanted(model, known.dim if known else None, len(layers), output_dtype)
+    return plans_report(**options, wanted=wanted)
+
+
+@report.command("run")
+@shards_option
+@plans_option
+@embeddings_option
+@records_option
+@click.option("--quarantine", required=True, type=FILE, help="Final quarantine table (TSV).")
+@_json_option
+@_tsv_option
+@_pages_option
+@_rates_option
+@_report_format_option
+@step("report run", "sample", "ledger", "measured")
+def report_run(**options: Any) -> Any:
+    """Compare plan and run, with figures."""
+    from virnucpro.store.report import run_report
+
+    return run_report(**options)
+
+
+@report.command("overview")
+@click.argument("samples", nargs=-1, required=True)
+@click.option("--results", required=True, type=DIRECTORY, help="Holds a folder for each sample.")
+@_pages_option
+@_report_format_option
+@step("report overview")
+def report_overview(samples: tuple[str, ...], results: Path, report_dir: Path) -> None:
+    """Put all SAMPLES into one table, and map their embeddings.
+
+    The map is of principal components, and of UMAP where umap-learn is installed.
+    """
+    from virnucpro.store.overview import overview
+
+    overview(results, samples, report_dir=report_dir)

@@ -1,0 +1,66 @@
+"""`virnucpro split`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from virnucpro import formats
+from virnucpro.cli.options import DIRECTORY, FILE, POSITIVE, format_option, step
+
+__all__ = ["split"]
+
+
+@click.command()
+@click.argument("fasta", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--sample", required=True, help="Name of the sample.")
+@click.option("--shards", required=True, type=DIRECTORY, help="Directory of shards to write.")
+@click.option("--records", required=True, type=FILE, help="Parquet file of records to write.")
+@click.option(
+    "--shard-tokens",
+    type=POSITIVE,
+    default=100_000_000,
+    show_default=True,
+    help="Most tokens of a shard.",
+)
+@click.option(
+    "--max-invalid-fraction",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Quarantine records in which more of the letters become X.",
+)
+@click.option(
+    "--max-record-residues",
+    type=POSITIVE,
+    default=100_000,
+    show_default=True,
+    help="Quarantine longer records.",
+)
+@click.option(
+    "--input-type",
+    type=click.Choice(["protein", "any"]),
+    default="protein",
+    show_default=True,
+    help="`protein` refuses what looks like nucleotides; `any` takes all letters as residues.",
+)
+@click.option(
+    "--duplicate-ids",
+    type=click.Choice(["error", "suffix"]),
+    default="error",
+    show_default=True,
+    help="What to do with an id that stands on two records.",
+)
+@format_option("split", formats.SPLIT_FORMAT)
+@step("split", "sample", "records")
+def split(fasta: tuple[Path, ...], shards: Path, **options: Any) -> Any:
+    """Read FASTA files, account for every record, and write shards.
+
+    A shard holds distinct sequences. Plain, gz, bz2, xz and zst files are told apart by their
+    content; ``-`` is standard input.
+    """
+    from virnucpro.sequences.split import split as split_fasta
+
+    return split_fasta(list(fasta), shards_dir=shards, **options)
