@@ -15,7 +15,7 @@ PACKAGE = Path(virnucpro.__file__).parent
 BLOCKS = {"atomic_path", "atomic_directory", "scratch_directory", "staged_directory"}
 # Functions that write to a path which their caller has from one of the blocks, or no file at all.
 GIVEN_A_PATH = {
-    "cli.py:_open_streams": "standard streams",
+    "cli/__init__.py:_open_streams": "standard streams",
     "embed/device_lock.py": "a lock holds no data",
     "embed/output.py:_create_array": "the array of a shard, from embed_shard",
     "log.py": "the log",

@@ -17,6 +17,7 @@ LAYERS = {
     "model": set(),
     "embed": {"sequences", "plan", "data", "model"},
     "store": {"sequences", "plan"},
+    "cli": {"sequences", "plan", "data", "model", "embed", "store"},
 }
 
 

@@ -17,6 +17,7 @@ from virnucpro.cli.options import (
     format_option,
     layers_option,
     output_dtype_option,
+    pooling_option,
     shard_argument,
     step,
     weights_option,
@@ -37,12 +38,13 @@ __all__ = ["embed"]
 @device_option
 @dtype_option
 @layers_option(help="A layer to pool: 1 is the first, -1 the last; may be given several times.")
+@pooling_option
 @click.option(
-    "--pooling",
-    type=click.Choice(["mean"]),
-    default="mean",
+    "--pseudo-perplexity",
+    type=click.Choice(["none", "one-pass"]),
+    default="none",
     show_default=True,
-    help="How residues become one vector.",
+    help="Score each sequence by the model's own likelihood of it, nothing being masked.",
 )
 @output_dtype_option(["float32", "float16"], help="What the embeddings are written in.")
 @click.option("--token-budget", type=POSITIVE, help="Upper limit of the tokens of a step.")
@@ -54,7 +56,11 @@ __all__ = ["embed"]
     *("steps", "retries", "recomputed_float32"),
 )
 def embed(cache_dir: Path | None, **given: Any) -> Any:
-    """Run ESM-2 over a planned shard and write one vector a sequence."""
+    """Run ESM-2 over a planned shard and write one vector a sequence.
+
+    With `--pooling=none` and `--pseudo-perplexity` more arrays are written beside, as
+    SHARD.residues.npy and SHARD.pseudo_perplexity.npy.
+    """
     from virnucpro.cli.device import before_torch
 
     given["device"], sha256 = before_torch(given["device"], given["weights"], cache_dir)

@@ -42,6 +42,9 @@ def _exports(
 @click.option("--output", required=True, type=FILE, help="AnnData file to write (.h5ad).")
 @click.option("--quarantine", required=True, type=FILE, help="Records left out, and why (TSV).")
 @click.option(
+    "--residues", type=FILE, help="Residues to write (HDF5); of shards with --pooling=none."
+)
+@click.option(
     "--export",
     "exports",
     multiple=True,

@@ -30,6 +30,7 @@ __all__ = [
     "output_dtype_option",
     "planned_tokens_option",
     "plans_option",
+    "pooling_option",
     "records_option",
     "shard_argument",
     "shards_option",
@@ -82,6 +83,15 @@ embeddings_option = click.option(
 def planned_tokens_option(name: str, *, help: str) -> Callable[[Command], Command]:
     """Add the tokens of a planned batch, which each command calls by another `name`."""
     return click.option(name, type=POSITIVE, default=4096, show_default=True, help=help)
+
+
+pooling_option = click.option(
+    "--pooling",
+    type=click.Choice(["mean", "cls", "max", "none"]),
+    default="mean",
+    show_default=True,
+    help="How residues become one vector; none keeps each residue, beside their mean.",
+)
 
 
 def layers_option(*, help: str) -> Callable[[Command], Command]:

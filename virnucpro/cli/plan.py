@@ -29,10 +29,17 @@ __all__ = ["plan"]
 @max_sequence_length_option
 @click.option(
     "--long-sequences",
-    type=click.Choice(["truncate"]),
+    type=click.Choice(["truncate", "window"]),
     default="truncate",
     show_default=True,
-    help="What becomes of longer ones: the N-terminal part is kept.",
+    help="What becomes of longer ones: the N-terminal part is kept, or all is computed in windows.",
+)
+@click.option(
+    "--window-overlap",
+    type=click.IntRange(min=0),
+    default=256,
+    show_default=True,
+    help="Residues that neighbouring windows share at least.",
 )
 @cache_dir_option(help="Where plans are kept by their content.")
 @format_option("plan", formats.PLAN_FORMAT)

@@ -18,6 +18,7 @@ from virnucpro.cli.options import (
     layers_option,
     output_dtype_option,
     plans_option,
+    pooling_option,
     records_option,
     shards_option,
     step,
@@ -50,11 +51,12 @@ def report() -> None:
 @_rates_option
 @click.option("--model", help="Name of the model: adds GPU hours, wall time and disk space.")
 @layers_option(help="Layers that will be kept.")
+@pooling_option
 @output_dtype_option(help="What the embeddings will be written in.")
 @_report_format_option
 @step("report plans", "sample", "totals")
 def report_plans(
-    model: str | None, layers: tuple[int, ...], output_dtype: str, **options: Any
+    model: str | None, layers: tuple[int, ...], pooling: str, output_dtype: str, **options: Any
 ) -> Any:
     """Sum up all plans: efficiency and estimated cost, before any GPU."""
     from virnucpro.model.config import KNOWN_MODELS
@@ -64,7 +66,8 @@ def report_plans(
     wanted = None
     if model is not None:
         known = KNOWN_MODELS.get(model)
-        wanted = Wanted(model, known.dim if known else None, len(layers), output_dtype)
+        dim = known.dim if known else None
+        wanted = Wanted(model, dim, len(layers), output_dtype, residues=pooling == "none")
     return plans_report(**options, wanted=wanted)
 
 

@@ -57,10 +57,10 @@ def estimate_cost(
         estimates: of `estimate_seconds`.
 
     Returns:
-        ``output_bytes`` of embeddings.h5ad and residues.h5 and ``disk_bytes`` of all that lies on the disk at the
-        end, weights and exports apart (both None where the dimension is not known); and
-        ``devices``, an entry for each device whose rate with this model is known: ``gpu_hours``
-        with each job's start, and ``wall_seconds`` by number of GPUs.
+        ``output_bytes`` of embeddings.h5ad and residues.h5 and ``disk_bytes`` of all that lies on
+        the disk at the end, weights and exports apart (both None where the dimension is not
+        known); and ``devices``, an entry for each device whose rate with this model is known:
+        ``gpu_hours`` with each job's start, and ``wall_seconds`` by number of GPUs.
     """
     output = disk = None
     if wanted.dim is not None:

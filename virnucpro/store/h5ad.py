@@ -78,7 +78,7 @@ class ObsBlock:
     normalised: npt.NDArray[np.bool_]
     replaced: npt.NDArray[np.int32]
     keys: Sequence[str]
-    optional: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    optional: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def columns(self) -> dict[str, Any]:
         """Give the block by the names of the columns of `obs`."""

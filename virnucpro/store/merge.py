@@ -20,11 +20,11 @@ import numpy.typing as npt
 
 from virnucpro.errors import DataError, InputError
 from virnucpro.files import atomic_path
+from virnucpro.plan.plan import read_plan
 from virnucpro.store.exports import check_exports, export
 from virnucpro.store.h5ad import H5adWriter, ObsBlock
 from virnucpro.store.ledger import check_ledger, printable_id, read_quarantine, write_quarantine
 from virnucpro.store.provenance import DEMO_NOTICE, provenance
-from virnucpro.plan.plan import read_plan
 from virnucpro.store.receipts import extra_path, open_array
 from virnucpro.store.records import Places, iter_ids, iter_records
 from virnucpro.store.residues import ResiduesWriter

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,17 @@ class Shards:
         receipts: one a shard.
         quarantined: one a shard, row -> (reason, detail).
         places: where each record is.
+        plan: the plans' common parameters, and a hash over their content hashes.
         residues: how many residues all sequences with an embedding have; None where they were not
             kept.
-        plan: the plans' common parameters, and a hash over their content hashes.
     """
 
     names: list[str]
     receipts: list[dict[str, Any]]
     quarantined: list[dict[int, tuple[str, str]]]
     places: Places
-    residues: int | None
     plan: dict[str, Any]
+    residues: int | None = None
 
 
 def read_manifest(shards_dir: Path) -> dict[str, Any]:
@@ -78,15 +78,16 @@ def verify_shards(
     check_complete(names, embeddings_dir, (".npy", ".json"))
     check_complete(names, plans_dir, (".parquet",))
     keys = _accepted(manifest, records, len(names))
-    shards = Shards(names, [], [], Places.empty(keys.shards), None, {})
+    shards = Shards(names, [], [], Places.empty(keys.shards), {})
+    residues: int | None = 0
     digest = hashlib.sha256()
     for number, (name, facts) in enumerate(zip(names, manifest["shards"], strict=True)):
         plan, shard = _verify(name, facts, plans_dir, embeddings_dir)
-        if "residues" in shard.extras and shards.residues is None:
-            shards.residues = 0
-        shards.residues = place_shard(
+        if "residues" not in shard.extras:
+            residues = None
+        residues = place_shard(
             *(name, plan, shard.quarantined, keys, keys.of_shard(number), shards.places),
-            first_residue=shards.residues,
+            first_residue=residues,
         )
         shards.receipts.append(shard.receipt)
         shards.quarantined.append(shard.quarantined)
@@ -100,7 +101,7 @@ def verify_shards(
         shards.plan.update(plan.parameters)
         digest.update(plan.content_hash.encode())
     shards.plan["hash"] = digest.hexdigest()
-    return shards
+    return replace(shards, residues=residues)
 
 
 def check_written_by_split(path: Path, sha256: object) -> None:

@@ -18,11 +18,11 @@ from snakemake.utils import validate
 FORMATS = {
     "model": 1,
     "split": 1,
-    "plan": 1,
+    "plan": 2,
     "budget": 1,
-    "embed": 1,
-    "merge": 1,
-    "report": 3,
+    "embed": 2,
+    "merge": 2,
+    "report": 4,
 }
 
 # The models that have a name; virnucpro.model.config knows their shapes.
@@ -114,14 +114,22 @@ def read_value(value, schema):
     return value
 
 
-def check_token_budget():
-    """Refuse a token budget that the longest item doesn't fit into, before any work."""
+def check_plan():
+    """Refuse values of `plan` that don't go together, before any work."""
     longest = config["plan"]["max_sequence_length"] + 2
     if config["plan"]["token_budget"] < longest:
         raise WorkflowError(
             f"config: plan.token_budget is {config['plan']['token_budget']}, but a sequence of "
             f"plan.max_sequence_length residues with its BOS and EOS takes {longest} tokens: "
             f"raise plan.token_budget to {longest} or more, or lower plan.max_sequence_length"
+        )
+    if config["plan"]["long_sequences"] == "window" and (
+        config["plan"]["window_overlap"] >= config["plan"]["max_sequence_length"]
+    ):
+        raise WorkflowError(
+            f"config: plan.window_overlap is {config['plan']['window_overlap']}, but windows have "
+            f"{config['plan']['max_sequence_length']} residues (plan.max_sequence_length): it has "
+            "to be less than that"
         )
 
 
@@ -145,7 +153,7 @@ SCHEMA = yaml.safe_load(
 )
 read_values(config, SCHEMA)
 validate(config, "../schemas/config.schema.yaml")
-check_token_budget()
+check_plan()
 SAMPLES = read_samples(config["samples"])
 MODEL = name_model(config["model"])
 MODEL_WEIGHTS = f"resources/models/{MODEL}.safetensors"
@@ -286,6 +294,31 @@ def folder_of(name):
 def layer_options():
     """The pooled layers as options, `--layers=N` each."""
     return [f"--layers={layer}" for layer in config["embed"]["layers"]]
+
+
+def extra_arrays():
+    """The arrays of a shard beside its embeddings, as patterns of their files."""
+    asked = {
+        "residues": config["embed"]["pooling"] == "none",
+        "pseudo_perplexity": config["embed"]["pseudo_perplexity"] != "none",
+    }
+    return [
+        f"results/{{sample}}/embeddings/{{shard}}.{name}.npy"
+        for name in asked
+        if asked[name]
+    ]
+
+
+def residues_outputs():
+    """The file of all residues, where they are kept."""
+    return (
+        ["results/{sample}/residues.h5"] if config["embed"]["pooling"] == "none" else []
+    )
+
+
+def residues_options(wildcards, output):
+    """The file of all residues as an option, `--residues=FILE`."""
+    return [f"--residues={path}" for path in output.residues]
 
 
 def export_outputs():

@@ -11,6 +11,7 @@ rule embed:
         embeddings="results/{sample}/embeddings/{shard}.npy",
         receipt="results/{sample}/embeddings/{shard}.json",
         trace="results/{sample}/embeddings/{shard}.trace.tsv",
+        extras=extra_arrays(),
     log:
         "logs/embed/{sample}/{shard}.log",
     benchmark:
@@ -33,6 +34,7 @@ rule embed:
         dtype=option("embed/dtype"),
         layers=layer_options(),
         pooling=option("embed/pooling"),
+        pseudo_perplexity=option("embed/pseudo_perplexity"),
         output_dtype=option("embed/output_dtype"),
         format=format_option("embed"),
     shell:
@@ -42,5 +44,5 @@ rule embed:
         " --trace {output.trace:q} --device {resources.device:q}"
         " --cache-dir {resources.cache_dir:q}"
         " --token-budget {resources.token_budget:q} {params.dtype:q} {params.layers:q}"
-        " {params.pooling:q} {params.output_dtype:q} {params.format:q}"
+        " {params.pooling:q} {params.pseudo_perplexity:q} {params.output_dtype:q} {params.format:q}"
         " -- {input.shard:q} 2> {log:q}"

@@ -8,9 +8,11 @@ rule merge:
         plans=of_all_shards("results/{sample}/plan/{shard}.parquet"),
         embeddings=of_all_shards("results/{sample}/embeddings/{shard}.npy"),
         receipts=of_all_shards("results/{sample}/embeddings/{shard}.json"),
+        extras=of_all_shards(extra_arrays()),
     output:
         embeddings="results/{sample}/embeddings.h5ad",
         quarantine="results/{sample}/quarantine.tsv",
+        residues=residues_outputs(),
         exports=export_outputs(),
     log:
         "logs/merge/{sample}.log",
@@ -25,10 +27,11 @@ rule merge:
         shards=folder_of("manifest"),
         plans=folder_of("plans"),
         embeddings=folder_of("embeddings"),
+        residues=residues_options,
         exports=export_options,
         format=format_option("merge"),
     shell:
         "virnucpro merge --shards {params.shards:q} --records {input.records:q}"
         " --plans {params.plans:q} --embeddings {params.embeddings:q}"
         " --output {output.embeddings:q} --quarantine {output.quarantine:q}"
-        " {params.exports:q} {params.format:q} 2> {log:q}"
+        " {params.residues:q} {params.exports:q} {params.format:q} 2> {log:q}"

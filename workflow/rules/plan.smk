@@ -16,9 +16,11 @@ rule plan:
         token_budget=option("plan/token_budget"),
         max_sequence_length=option("plan/max_sequence_length"),
         long_sequences=option("plan/long_sequences"),
+        window_overlap=option("plan/window_overlap"),
         format=format_option("plan"),
     shell:
         "virnucpro plan --plan {output.plan:q} --report {output.report:q}"
         " --cache-dir {resources.cache_dir:q} {params.token_budget:q}"
-        " {params.max_sequence_length:q} {params.long_sequences:q} {params.format:q}"
+        " {params.max_sequence_length:q} {params.long_sequences:q} {params.window_overlap:q}"
+        " {params.format:q}"
         " -- {input.shard:q} 2> {log:q}"

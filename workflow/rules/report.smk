@@ -21,13 +21,14 @@ rule plan_report:
         plans=folder_of("plans"),
         model=f"--model={MODEL}",
         layers=layer_options(),
+        pooling=option("embed/pooling"),
         output_dtype=option("embed/output_dtype"),
         format=format_option("report"),
     shell:
         "virnucpro report plans --shards {params.shards:q} --plans {params.plans:q}"
         " --records {input.records:q} --json {output.json:q} --tsv {output.tsv:q}"
         " --cache-dir {resources.cache_dir:q} {params.model:q} {params.layers:q}"
-        " {params.output_dtype:q} {params.format:q} 2> {log:q}"
+        " {params.pooling:q} {params.output_dtype:q} {params.format:q} 2> {log:q}"
         " && cat {log:q}"
 
 
