@@ -113,7 +113,7 @@ class TestPlannedShard:
             for _, item in sorted(zip(plan.start, dataset, strict=True), key=lambda pair: pair[0])
             if item["id"] == key
         ]
-        assert windows == ["WWWWWW", "WWWWLLL"]
+        assert windows == ["WWWWWWWWWW", "WWWWWWWLLL"]
         assert not any("truncated" in item for item in dataset)
 
     def test_a_plan_of_another_shard_is_refused(self, tmp_path):

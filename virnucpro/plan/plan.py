@@ -104,7 +104,7 @@ def replan(plan: Plan, token_budget: int) -> Plan:
 
 
 def check_plan_fits(plan: Plan, keys: NDArray[np.uint8], lengths: NDArray[Any]) -> None:
-    """Check that a plan was made of these sequences, and of each of them.
+    """Check that a plan was made of these sequences, and has all items of each of them.
 
     Args:
         plan: the plan.
@@ -112,13 +112,14 @@ def check_plan_fits(plan: Plan, keys: NDArray[np.uint8], lengths: NDArray[Any]) 
         lengths: [sequences] residues.
 
     Raises:
-        DataError: an item is not of this shard, or a sequence has no item.
+        DataError: an item is not of this shard, or one is missing.
     """
-    rows = np.unique(plan.row)
-    if (
-        not np.array_equal(rows, np.arange(len(keys)))
-        or not np.array_equal(plan.keys, keys[plan.row])
-        or bool(np.any(plan.end > np.asarray(lengths)[plan.row]))
+    limits = (plan.max_sequence_length, plan.long_sequences, plan.window_overlap)
+    expected = cut_items(np.asarray(lengths, np.int64), *limits)
+    order = np.lexsort((plan.start, plan.row))
+    found = (column[order] for column in (plan.row, plan.start, plan.end, plan.truncated))
+    if not all(map(np.array_equal, found, expected)) or not np.array_equal(
+        plan.keys, keys[plan.row]
     ):
         raise DataError("the plan was made of another shard", hint="make the plan again")
 

@@ -1,14 +1,14 @@
 import numpy as np
 import torch
 
-from virnucpro.model.config import expected_tensors
+from virnucpro.model.config import expected_tensors, lm_head_tensors
 
 
 def random_state(config, seed=0):
-    """Canonical weights of a model, random and of the size of trained ones."""
+    """Canonical weights of a model with its head, random and of the size of trained ones."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
-    for name, shape in expected_tensors(config).items():
+    for name, shape in (expected_tensors(config) | lm_head_tensors(config)).items():
         noise = torch.randn(shape, generator=generator)
         if name.endswith("layer_norm.weight") or name.endswith("after.weight"):
             state[name] = 1 + 0.1 * noise

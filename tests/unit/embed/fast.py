@@ -40,7 +40,7 @@ class Engine:
     seconds = 0.0
     launched = 0
 
-    def __init__(self, _model, shape, layers, _exact):
+    def __init__(self, _model, shape, layers, exact_model, **_options):
         self.shape, self.layers = shape, layers
 
     def stream(self, batches):

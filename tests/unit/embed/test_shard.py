@@ -107,7 +107,7 @@ def test_the_trace_names_the_gpu_that_was_claimed_in_its_first_line_only(files, 
     claim = Claim(Device("GPU-1234", "NVIDIA H100"), 2.5, -1)
     monkeypatch.setattr(device_lock, "_claim", claim)
     receipt = embed_shard(files, CPU)
-    notes = [line.split("\t")[-1] for line in files.trace.read_text().splitlines()[1:]]
+    notes = [line.split("\t")[-2] for line in files.trace.read_text().splitlines()[1:]]
     assert notes == ["GPU GPU-1234 (NVIDIA H100), waited 2.5 s", *[""] * (receipt["steps"] - 1)]
     assert "GPU" not in files.receipt.read_text()
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from esm.data import Alphabet
 
+from virnucpro.errors import InputError
 from virnucpro.model.canonical import canonical_state
 from virnucpro.model.config import KNOWN_MODELS, ROTARY_FREQUENCIES
 from virnucpro.model.esm2 import PackedESM2
@@ -228,7 +229,8 @@ def test_mean_over_residues_is_that_of_fair_esm_s_extract_script(fair_esm):
     tokens, positions, cu_seqlens, max_seqlen = pack(sequences)
     last = theirs.num_layers
     hidden = packed(tokens, positions, cu_seqlens, max_seqlen, [last])[last]
-    found = Kernels().pool_mean(hidden, cu_seqlens)
+    ranges = torch.stack((cu_seqlens[:-1] + 1, cu_seqlens[1:] - 1), dim=1)
+    found = Kernels().pool_mean(hidden, ranges)
     representation = theirs(pad(sequences), repr_layers=[last])["representations"][last]
     # scripts/extract.py: t[i, 1 : truncate_len + 1].mean(0)
     expected = [representation[i, 1 : len(s) + 1].mean(0) for i, s in enumerate(sequences)]
@@ -236,6 +238,35 @@ def test_mean_over_residues_is_that_of_fair_esm_s_extract_script(fair_esm):
     print(f"\nlargest difference of means {difference}")
     assert found.dtype is torch.float32
     assert difference < TOLERANCE
+
+
+def test_likelihood_is_that_of_fair_esm_s_logits(fair_esm):
+    theirs, _ = fair_esm("esm2_t6_8M_UR50D")
+    config = KNOWN_MODELS["esm2_t6_8M_UR50D"]
+    state = canonical_state(config, theirs.state_dict(), Path("memory"))
+    packed = PackedESM2.from_state_dict(config, state, head=True)
+    sequences = make_sequences([1, 90, 333])
+    tokens, positions, cu_seqlens, max_seqlen = pack(sequences)
+    hidden = packed(tokens, positions, cu_seqlens, max_seqlen, [-1])[config.layers]
+    found = packed.log_likelihood(hidden, tokens)
+    assert found.dtype is torch.float32
+    for (first, end), sequence in zip(
+        zip(cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist(), strict=True), sequences, strict=True
+    ):
+        shown = torch.tensor([tokenise(sequence)])
+        logits = theirs(shown)["logits"].log_softmax(dim=-1)
+        expected = logits.gather(2, shown[..., None])[0, :, 0]
+        assert (found[first:end] - expected).abs().max() < 5 * TOLERANCE
+
+
+def test_the_head_is_there_only_where_it_is_asked_for(fair_esm):
+    theirs, packed = fair_esm("esm2_t6_8M_UR50D")
+    assert packed.lm_head is None
+    config = KNOWN_MODELS["esm2_t6_8M_UR50D"]
+    state = canonical_state(config, theirs.state_dict(), Path("memory"))
+    headless = {name: tensor for name, tensor in state.items() if not name.startswith("lm_head")}
+    with pytest.raises(InputError, match="no language-model head"):
+        PackedESM2.from_state_dict(config, headless, head=True)
 
 
 @pytest.mark.parametrize(("cls_name", "rounded"), [("EsmForMaskedLM", True), ("EsmModel", False)])

@@ -19,7 +19,7 @@ from virnucpro.model.sources import find_source
 from virnucpro.model.tensorfile import read_tensors, write_tensors
 from virnucpro.model.weights import fetch_model, load_weights, verify_model
 
-DEMO_SHA256 = "eb72929e9d7c44dc2e00bd2aa7e4015ac607c78b73d430b6d40bad6c3b27ebb1"
+DEMO_SHA256 = "7e1caa181e43f962c646868a2bfec861f51baa9b88c1c9f05601564ef43df048"
 NAME = "esm2_t6_8M_UR50D"
 
 

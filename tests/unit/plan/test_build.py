@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from virnucpro.errors import DataError, InputError
+from virnucpro.formats import PLAN_FORMAT
 from virnucpro.plan import build
 from virnucpro.plan.baselines import unsorted_padding_tokens
 from virnucpro.plan.build import plan_shard
@@ -107,22 +108,26 @@ def test_the_report_counts_what_the_plan_holds(run, shard):
     histogram = report.pop("length_histogram")
     tokens = int(cut.sum()) + 2 * 80
     assert report == {
-        "format": 1,
+        "format": PLAN_FORMAT,
         "shard": "00007",
         "token_budget": 200,
         "max_sequence_length": 100,
         "long_sequences": "truncate",
+        "window_overlap": 0,
         "algorithm": "first-fit-decreasing",
         "content_hash": plan.content_hash,
         "sequences": 80,
         "items": 80,
         "tokens": tokens,
         "residues": int(cut.sum()),
+        "sequence_residues": int(lengths.sum()),
         "batches": plan.batches,
         "lower_bound": -(-tokens // 200),
         "efficiency": round(tokens / (200 * plan.batches), 6),
         "truncated_sequences": int((lengths > 100).sum()),
         "truncated_residues": int((lengths - cut).sum()),
+        "windowed_sequences": 0,
+        "windows": 0,
     }
     assert report["truncated_sequences"] > 0
     assert histogram == [
@@ -139,10 +144,17 @@ def test_the_report_counts_what_the_plan_holds(run, shard):
     }
 
 
-def test_windows_lose_no_residue(run):
-    report = json.loads(run(long_sequences="window")[2])
-    assert report["items"] > report["sequences"]
+def test_windows_lose_no_residue(run, shard, caplog):
+    caplog.set_level("INFO")
+    report = json.loads(run(long_sequences="window", window_overlap=10)[2])
+    lengths = np.array([len(residues) for residues in read_shard(shard).residues])
+    longer = int((lengths > 100).sum())
     assert report["truncated_sequences"] == report["truncated_residues"] == 0
+    assert report["sequence_residues"] == lengths.sum() < report["residues"]
+    assert report["windowed_sequences"] == longer > 0
+    assert report["windows"] == report["items"] - report["sequences"] + longer
+    told = f"{longer} sequences exceed 100 residues and are computed in {report['windows']} windows"
+    assert told in caplog.text
 
 
 @pytest.mark.fault(31)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from virnucpro.formats import PLAN_FORMAT
 from virnucpro.plan import table
 from virnucpro.plan.cache import PlanCache, plan_address
 from virnucpro.plan.items import key_array
@@ -10,7 +11,7 @@ from virnucpro.plan.plan import make_plan, plan_parameters
 
 KEYS = key_array([f"{row:032x}" for row in range(5)])
 LENGTHS = np.array([9, 3, 5, 5, 1])
-PARAMETERS = plan_parameters(24, 20, "truncate")
+PARAMETERS = plan_parameters(24, 20, "truncate", 0)
 
 
 def address(keys=KEYS, lengths=LENGTHS, **changes):
@@ -39,7 +40,8 @@ def test_the_address_depends_on_everything_that_decides_a_plan():
         address(max_sequence_length=19),
         address(long_sequences="window"),
         address(algorithm="other"),
-        address(format=2),
+        address(window_overlap=1),
+        address(format=table.PLAN_FORMAT + 1),
     ]
     assert len(set(addresses)) == len(addresses)
     assert address() == address(KEYS.copy(), LENGTHS.astype(np.int32))
@@ -66,9 +68,9 @@ def test_a_damaged_file_is_told_and_not_used(cache, plan, caplog, kept):
 @pytest.mark.fault(12)
 def test_a_plan_of_another_format_is_told_and_not_used(cache, plan, caplog, monkeypatch):
     cache.put(address(), plan)
-    monkeypatch.setattr(table, "PLAN_FORMAT", 2)
+    monkeypatch.setattr(table, "PLAN_FORMAT", PLAN_FORMAT + 1)
     assert cache.get(KEYS, LENGTHS, PARAMETERS) is None
-    assert "plan has format 1" in caplog.text
+    assert f"plan has format {PLAN_FORMAT}" in caplog.text
 
 
 def test_a_plan_of_other_sequences_under_the_address_is_not_used(cache, plan, caplog):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnucpro.errors import DataError, InputError
+from virnucpro.formats import PLAN_FORMAT
 from virnucpro.plan.items import key_array, rising
 from virnucpro.plan.plan import check_plan_fits, make_plan, read_plan, replan, write_plan
 from virnucpro.plan.table import content_hash, parse_plan
@@ -31,22 +32,76 @@ lengths_lists = st.lists(st.integers(1, 130), max_size=60)
 policies = st.sampled_from(["truncate", "window"])
 
 
+def in_order(plan, row):
+    """The items of a sequence: its places in the plan, by their starts."""
+    of_row = np.flatnonzero(plan.row == row)
+    return of_row[np.argsort(plan.start[of_row])]
+
+
+@given(lengths_lists)
+def test_truncation_keeps_the_first_residues(lengths):
+    plan = plan_for(lengths)
+    assert sorted(plan.row.tolist()) == list(range(len(lengths)))
+    assert not plan.start.any()
+    cut = np.array(lengths, np.int64)[plan.row]
+    assert plan.end.tolist() == np.minimum(cut, 50).tolist()
+    assert plan.truncated.tolist() == (cut > 50).tolist()
+    assert (plan.keys == key_array(keys_for(len(lengths)))[plan.row]).all()
+
+
 @settings(deadline=None)
-@given(lengths_lists, policies)
-def test_every_residue_to_be_computed_is_in_one_item(lengths, policy):
-    plan = plan_for(lengths, long_sequences=policy)
+@given(st.lists(st.integers(1, 400), max_size=20), st.integers(0, 49))
+def test_windows_are_few_overlap_enough_and_lie_evenly(lengths, overlap):
+    plan = plan_for(lengths, long_sequences="window", window_overlap=overlap)
+    assert not plan.truncated.any()
     for row, length in enumerate(lengths):
-        of_row = np.flatnonzero(plan.row == row)
-        parts = sorted(zip(plan.start[of_row].tolist(), plan.end[of_row].tolist(), strict=True))
-        assert [part[0] for part in parts] == [0, *(part[1] for part in parts[:-1])]
-        assert parts[-1][1] == (length if policy == "window" else min(length, 50))
-        sizes = [end - start for start, end in parts]
-        assert max(sizes) <= 50
-        assert max(sizes) - min(sizes) <= 1
-        assert plan.truncated[of_row].tolist() == [policy == "truncate" and length > 50] * len(
-            parts
-        )
-        assert (plan.keys[of_row] == key_array(keys_for(len(lengths)))[row]).all()
+        items = in_order(plan, row)
+        starts, ends = plan.start[items], plan.end[items]
+        assert (plan.windows[items] == len(items)).all()
+        assert (starts[0], ends[-1]) == (0, length)
+        assert (ends - starts == min(length, 50)).all()
+        if len(items) > 1:
+            shared = ends[:-1] - starts[1:]
+            assert shared.min() >= overlap
+            assert shared.max() - shared.min() <= 1
+            one_less = len(items) - 1
+            assert one_less * 50 - (one_less - 1) * overlap < length
+        assert (plan.keys[items] == key_array(keys_for(len(lengths)))[row]).all()
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 300), max_size=12), st.integers(0, 49))
+def test_each_residue_is_taken_from_the_window_where_it_is_farthest_from_an_edge(lengths, overlap):
+    plan = plan_for(lengths, long_sequences="window", window_overlap=overlap)
+    first, end = plan.represented
+    for row, length in enumerate(lengths):
+        items = in_order(plan, row)
+        taken = [
+            (residue, item) for item in items.tolist() for residue in range(first[item], end[item])
+        ]
+        expected = [
+            # An edge of the sequence is none; of equal ones the first, as max does.
+            (residue, max(items.tolist(), key=lambda item: depth(plan, item, residue, length)))
+            for residue in range(length)
+        ]
+        assert taken == expected
+    assert plan.residue_offsets.tolist() == np.cumsum([0, *lengths]).tolist()
+
+
+def depth(plan, item, residue, length):
+    """How far a residue stands from the nearer edge of a window; -1 outside it."""
+    start, end = int(plan.start[item]), int(plan.end[item])
+    if not start <= residue < end:
+        return -1
+    left = residue - start if start else length
+    right = end - 1 - residue if end < length else length
+    return min(left, right)
+
+
+def test_residues_that_were_cut_off_have_no_place():
+    plan = plan_for([60, 10, 50])
+    assert plan.residue_offsets.tolist() == [0, 50, 60, 110]
+    assert plan_for([]).residue_offsets.tolist() == [0]
 
 
 @settings(deadline=None)
@@ -94,6 +149,7 @@ def test_planning_again_may_go_below_the_maximum_length_where_no_item_is_that_lo
         ({"token_budget": 51}, "a token budget of 51 cannot hold"),
         ({"max_sequence_length": 0}, "maximum sequence length is 0"),
         ({"long_sequences": "drop"}, "'drop', expected truncate or window"),
+        ({"long_sequences": "window", "window_overlap": 50}, "50 residues cannot overlap by 50"),
     ],
 )
 def test_parameters_that_cannot_work_are_refused(options, message):
@@ -161,25 +217,31 @@ class TestFile:
             ("truncated", "bool"),
         ]
         assert json.loads(schema.metadata[b"virnucpro"]) == {
-            "format": 1,
+            "format": PLAN_FORMAT,
             "token_budget": 64,
             "max_sequence_length": 50,
             "long_sequences": "truncate",
+            "window_overlap": 0,
             "algorithm": "first-fit-decreasing",
             "content_hash": plan_for(LENGTHS).content_hash,
         }
 
     @pytest.mark.parametrize(
         "options",
-        [{"token_budget": 65}, {"max_sequence_length": 49}, {"long_sequences": "window"}],
+        [{"token_budget": 65}, {"max_sequence_length": 49}, {"window_overlap": 8}],
     )
     def test_the_content_hash_depends_on_each_parameter(self, options):
         # No sequence is long enough for the parameter to change a batch.
-        assert plan_for([5, 6]).content_hash != plan_for([5, 6], **options).content_hash
+        options = {"long_sequences": "window", "window_overlap": 7, **options}
+        hashes = [plan_for([5, 6]).content_hash]
+        hashes += [plan_for([5, 6], long_sequences="window", window_overlap=7).content_hash]
+        hashes += [plan_for([5, 6], **options).content_hash]
+        assert len(set(hashes)) == 3
+        assert hashes[0] == plan_for([5, 6], window_overlap=7).content_hash
 
     def test_the_content_hash_is_pinned(self):
         # Another hash for the same plan makes every cache and receipt useless: raise PLAN_FORMAT.
-        assert plan_for(LENGTHS).content_hash == "fec1e6f62f0c3d1dea7f4d519cbf5f94"
+        assert plan_for(LENGTHS).content_hash == "9102e71ec68b73da656defa3c9e3f970"
 
 
 class TestDamage:

@@ -232,10 +232,12 @@ def test_pooling_averages_residues_only(dim, dtype):
     hidden = torch.randn(sum(lengths), dim).to(dtype).to(DEVICE)
     for at in cu.tolist()[:-1]:
         hidden[min(at, len(hidden) - 1)] = float("nan")  # BOS; must not be read
+    first = torch.minimum(cu[:-1] + 1, cu[1:])
+    ranges = torch.stack((first, torch.maximum(cu[1:] - 1, first)), dim=1)
     out = torch.full((len(lengths), dim), float("inf"), device=DEVICE)
-    pooled = elementwise.pool_mean(hidden, cu, out)
+    pooled = elementwise.pool_mean(hidden, ranges, out)
     assert pooled is out
-    exact = reference.pool_mean(hidden.double(), cu)
+    exact = reference.pool_mean(hidden.double(), ranges)
     assert pooled[[3, 5]].isnan().all()
     kept = [0, 1, 2, 4, 6]
     torch.testing.assert_close(pooled[kept], exact[kept].float(), rtol=1e-5, atol=1e-6)
@@ -245,12 +247,22 @@ def test_pooled_bits_do_not_depend_on_neighbours_or_place():
     from virnucpro.model.kernels import elementwise
 
     mine = torch.randn(LONGEST, 480).half().to(DEVICE)
-    ends = torch.tensor([0, LONGEST], dtype=torch.int32, device=DEVICE)
+    whole = torch.tensor([[1, LONGEST - 1]], dtype=torch.int32, device=DEVICE)
     other = torch.full((13, 480), float("nan")).half().to(DEVICE)
     moved = torch.cat((other, mine, other))
-    shifted = torch.tensor([0, 13, 13 + LONGEST, 26 + LONGEST], dtype=torch.int32, device=DEVICE)
-    alone = elementwise.pool_mean(mine, ends)[0]
+    shifted = torch.cat((torch.tensor([[1, 12]], device=DEVICE), whole + 13)).int()
+    alone = elementwise.pool_mean(mine, whole)[0]
     assert torch.equal(elementwise.pool_mean(moved, shifted)[1], alone)
+
+
+def test_one_column_is_pooled_as_many_are():
+    from virnucpro.model.kernels import elementwise
+
+    values = torch.randn(500, 1, device=DEVICE)
+    ranges = torch.tensor([[1, 300], [302, 499]], dtype=torch.int32, device=DEVICE)
+    torch.testing.assert_close(
+        elementwise.pool_mean(values, ranges), reference.pool_mean(values, ranges)
+    )
 
 
 FLOAT8 = pytest.mark.skipif(

@@ -76,14 +76,6 @@ def test_gelu_twin_is_the_erf_form_not_the_tanh_form():
     assert torch.equal(reference.bias_gelu(kept, bias, inplace=True), kept)
 
 
-def test_pooling_twin_leaves_out_first_and_last_token():
-    hidden = torch.arange(20, dtype=torch.float32).reshape(10, 2)
-    hidden[[0, 4, 5, 9]] = float("nan")  # BOS and EOS of two sequences
-    pooled = reference.pool_mean(hidden, torch.tensor([0, 5, 10, 10], dtype=torch.int32))
-    assert torch.equal(pooled[:2], torch.stack((hidden[1:4].mean(0), hidden[6:9].mean(0))))
-    assert pooled[2].isnan().all()
-
-
 def test_select_gives_the_twins_where_triton_cannot_run(monkeypatch):
     monkeypatch.setattr(kernels, "available", lambda: (False, "no CUDA device"))
     chosen, reason = kernels.select()
