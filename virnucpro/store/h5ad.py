@@ -43,6 +43,7 @@ _OBS_DTYPES: dict[str, Any] = {
     "replaced": np.int32,
     "key": _STRING,
 }
+_TURN = 8192  # rows
 _EMPTY_GROUPS = ("obsm", "obsp", "varm", "varp")
 
 
@@ -58,7 +59,7 @@ class ObsBlock:
         truncated: whether residues at the C-terminal end were left out, [n] bool.
         normalised: whether normalising changed the record, [n] bool.
         replaced: letters that became X, [n] int32.
-        keys: hexadecimal keys of the sequences.
+        keys: hexadecimal keys of the sequences; ASCII bytes are written faster.
     """
 
     ids: Sequence[str]
@@ -68,7 +69,7 @@ class ObsBlock:
     truncated: npt.NDArray[np.bool_]
     normalised: npt.NDArray[np.bool_]
     replaced: npt.NDArray[np.int32]
-    keys: Sequence[str]
+    keys: Sequence[str] | Sequence[bytes]
 
     def columns(self) -> dict[str, Any]:
         """Give the block by the names of the columns of `obs`."""
@@ -130,12 +131,16 @@ class H5adWriter:
             block: the rows' columns of `obs`.
             embeddings: [n, layers, dim].
         """
-        rows = slice(self._next, self._next + len(block.ids))
+        first, count = self._next, len(block.ids)
         for index, matrix in enumerate(self._matrices):
-            matrix[rows] = embeddings[:, index]
-        for name, values in block.columns().items():
-            self._obs[name][rows] = values
-        self._next = rows.stop
+            matrix[first : first + count] = embeddings[:, index]
+        columns = block.columns()
+        # In turns, so that the texts of a row lie near each other in the file.
+        for start in range(0, count, _TURN):
+            stop = min(start + _TURN, count)
+            for name, values in columns.items():
+                self._obs[name][first + start : first + stop] = values[start:stop]
+        self._next += count
 
     def __enter__(self) -> Self:
         return self
