@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 _BLOCK_ROWS = 1 << 15  # a row group of records.parquet
 _BLOCK_BYTES = 64 << 20
 # All ones in a float's exponent, and only there: infinite or not a number.
-_EXPONENTS = {2: np.uint16(0x7C00), 4: np.uint32(0x7F800000)}
+_EXPONENTS: dict[int, np.unsignedinteger[Any]] = {2: np.uint16(0x7C00), 4: np.uint32(0x7F800000)}
 _OPEN_ARRAYS = 256  # a mapped array keeps a file descriptor, and 1,024 is a common limit
 
 
@@ -198,9 +198,11 @@ def _obs_block(
     )
 
 
-def _hexadecimal(keys: npt.NDArray[np.bytes_]) -> list[Any]:
+def _hexadecimal(keys: npt.NDArray[np.bytes_]) -> list[bytes]:
     """Give keys, [n] strings of 16 bytes, as n hexadecimal ones, in ASCII."""
-    return np.frombuffer(keys.tobytes().hex().encode(), f"S{2 * KEY_BYTES}").tolist()
+    digits = keys.tobytes().hex().encode()
+    found: list[bytes] = np.frombuffer(digits, f"S{2 * KEY_BYTES}").tolist()
+    return found
 
 
 def _gather(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,9 @@ def open_embeddings(npy: Path) -> npt.NDArray[np.floating[Any]]:
     return array
 
 
-def verify_shard(npy: Path, receipt: Path, plan: Plan) -> ShardEmbeddings:
+def verify_shard(
+    npy: Path, receipt: Path, plan: Plan, sha256: Future[str] | None = None
+) -> ShardEmbeddings:
     """Check one shard's array against its receipt, and both against the plan.
 
     The file is hashed in blocks and then mapped, so memory does not grow with the shard.
@@ -123,6 +126,7 @@ def verify_shard(npy: Path, receipt: Path, plan: Plan) -> ShardEmbeddings:
         npy: the array; its stem is the shard's name.
         receipt: the JSON that was written with it.
         plan: the shard's plan.
+        sha256: the array's hash, begun earlier; made here where it is left out.
 
     Returns:
         The mapped array with its receipt.
@@ -138,7 +142,8 @@ def verify_shard(npy: Path, receipt: Path, plan: Plan) -> ShardEmbeddings:
     _same(npy, "sequences", "the plan has", rows, "the receipt", facts["sequences"])
     if not npy.is_file():
         raise DataError("is missing, its receipt is there", path=npy, hint=_AGAIN)
-    _same(npy, "sha256", "the file has", sha256_of(npy), "the receipt", facts["array_sha256"])
+    found = sha256.result() if sha256 else sha256_of(npy)
+    _same(npy, "sha256", "the file has", found, "the receipt", facts["array_sha256"])
     array = open_embeddings(npy)
     _same(npy, "shape", "the array has", list(array.shape), "the receipt", facts["shape"])
     _same(npy, "dtype", "the array has", array.dtype.name, "the receipt", facts["dtype"])
