@@ -179,7 +179,9 @@ def _obs_block(
     """Make the columns of `obs` for the records that have an embedding, and give their numbers."""
     kept = np.flatnonzero(~places.quarantined[numbers])
     chosen = numbers[kept]
-    texts = {name: printable_ids(block[name]) for name in ("id", "description")}
+    texts: dict[str, list[Any]] = {
+        name: printable_ids(block[name]) for name in ("id", "description")
+    }
     texts["key"] = _hexadecimal(block["key"])
     if len(kept) < len(numbers):
         texts = {name: [column[index] for index in kept] for name, column in texts.items()}
