@@ -139,46 +139,51 @@ def simulate(folder: Path, dim: int) -> None:
     """Stand in for the model: arrays of the right shape, receipts and traces, for every shard."""
     target = folder / "embeddings"
     target.mkdir()
-    noise = np.random.default_rng(0).standard_normal((4096, 1, dim)).astype(np.float16)
     for path in sorted((folder / "plan").glob("*.parquet")):
-        plan = read_plan(path)
-        sequences = int(plan.row.max()) + 1
-        npy = target / f"{path.stem}.npy"
-        array = np.lib.format.open_memmap(npy, "w+", np.float16, (sequences, 1, dim))
-        for start in range(0, sequences, len(noise)):
-            part = array[start : start + len(noise)]
-            part[:] = noise[: len(part)]
-        array.flush()
-        del array
-        (target / f"{path.stem}.trace.tsv").write_text(
-            "step\titems\ttokens\tseconds\tpeak_memory_bytes\tnote\n"
-        )
-        write_json(
-            target / f"{path.stem}.json",
-            {
-                "format": EMBED_FORMAT,
-                "shard": path.stem,
-                "array_sha256": sha256_of(npy),
-                "shape": [sequences, 1, dim],
-                "dtype": "float16",
-                "plan_hash": plan.content_hash,
-                "sequences": sequences,
-                "weights_sha256": hashlib.sha256(b"simulated").hexdigest(),
-                "model": "simulated",
-                "demo": True,
-                "layers": [1],
-                "pooling": "mean",
-                "compute_dtype": "float16",
-                "device": "simulated",
-                "backend": "simulated",
-                "tokens_per_step": plan.token_budget,
-                "versions": {"virnucpro": __version__},
-                "quarantined": [],
-                "steps": 0,
-                "retries": 0,
-                "recomputed_float32": 0,
-            },
-        )
+        simulate_shard(path, target, dim)
+
+
+def simulate_shard(path: Path, target: Path, dim: int) -> None:
+    """Write array, receipt and trace of a plan's shard into a folder."""
+    noise = np.random.default_rng(0).standard_normal((4096, 1, dim)).astype(np.float16)
+    plan = read_plan(path)
+    sequences = int(plan.row.max()) + 1
+    npy = target / f"{path.stem}.npy"
+    array = np.lib.format.open_memmap(npy, "w+", np.float16, (sequences, 1, dim))
+    for start in range(0, sequences, len(noise)):
+        part = array[start : start + len(noise)]
+        part[:] = noise[: len(part)]
+    array.flush()
+    del array
+    (target / f"{path.stem}.trace.tsv").write_text(
+        "step\titems\ttokens\tseconds\tpeak_memory_bytes\tnote\n"
+    )
+    write_json(
+        target / f"{path.stem}.json",
+        {
+            "format": EMBED_FORMAT,
+            "shard": path.stem,
+            "array_sha256": sha256_of(npy),
+            "shape": [sequences, 1, dim],
+            "dtype": "float16",
+            "plan_hash": plan.content_hash,
+            "sequences": sequences,
+            "weights_sha256": hashlib.sha256(b"simulated").hexdigest(),
+            "model": "simulated",
+            "demo": True,
+            "layers": [1],
+            "pooling": "mean",
+            "compute_dtype": "float16",
+            "device": "simulated",
+            "backend": "simulated",
+            "tokens_per_step": plan.token_budget,
+            "versions": {"virnucpro": __version__},
+            "quarantined": [],
+            "steps": 0,
+            "retries": 0,
+            "recomputed_float32": 0,
+        },
+    )
 
 
 def disk_rate(folder: Path) -> float:

@@ -33,11 +33,12 @@ SPECIAL_TOKENS = 2
 
 IntArray = NDArray[np.int64]
 
-# Columns of the table of groups, one row for neighbouring bins of equal content ...
-_SPACE, _FIRST, _BINS, _ITEMS = range(4)
-# ... and of the table of placements: `copies` items into each of `bins` bins from `first` on, which
-# hold `items` items so far. The rows follow the sorted items.
-_P_FIRST, _P_BINS, _P_COPIES, _P_ITEMS = range(4)
+# Neighbouring bins of equal content: the space left in each, the first bin, how many they are, and
+# the items that each holds ...
+_Group = tuple[int, int, int, int]
+# ... and a placement: the first bin, how many, the items put into each, and those it held before.
+# Placements follow the sorted items.
+_Placement = tuple[int, int, int, int]
 
 
 def first_fit_decreasing(
@@ -113,58 +114,63 @@ def place_histogram(histogram: IntArray, budget: int) -> IntArray:
     """
     lengths = np.flatnonzero(histogram)[::-1]
     shortest = int(lengths[-1])
-    groups = np.empty((0, 4), np.int64)
-    placements: list[IntArray] = []
+    groups: list[_Group] = []
+    space = np.empty(0, np.int64)  # of each group once more: numpy looks through many at once
+    placements: list[_Placement] = []
     opened = 0
     compact_at = 256
-    for length in lengths.tolist():
-        left = int(histogram[length])
-        fits = np.flatnonzero(groups[:, _SPACE] >= length)
-        copies = groups[fits, _SPACE] // length
-        room = np.cumsum(copies * groups[fits, _BINS])
-        filled = int(np.searchsorted(room, left, side="right"))
-        if filled:
-            left -= int(room[filled - 1])
-            placements.append(_fill(groups, fits[:filled], copies[:filled], length))
-        if left and filled < len(fits):
-            at = int(fits[filled])
-            placed, parts = _split(groups[at], length, left)
-            groups = np.concatenate([groups[:at], parts, groups[at + 1 :]])
-            placements.append(placed)
-        elif left:
+    for length, left in zip(lengths.tolist(), histogram[lengths].tolist(), strict=True):
+        # Few groups have room for a length, three on average: no work for numpy.
+        for at in np.flatnonzero(space >= length).tolist():
+            room, first, bins, items = groups[at]
+            copies = room // length
+            if copies * bins > left:
+                placed, parts = _split(groups[at], length, left)
+                groups[at : at + 1] = parts
+                space = np.concatenate([space[:at], _spaces(parts), space[at + 1 :]])
+                placements += placed
+                left = 0
+                break
+            groups[at] = (room - copies * length, first, bins, items + copies)
+            space[at] -= copies * length
+            placements.append((first, bins, copies, items))
+            left -= copies * bins
+            if not left:
+                break
+        if left:
             bins = -(-left // (budget // length))
-            placed, parts = _split(np.array([budget, opened, bins, 0]), length, left)
-            groups = np.concatenate([groups, parts])
-            placements.append(placed)
+            placed, parts = _split((budget, opened, bins, 0), length, left)
+            groups += parts
+            space = np.concatenate([space, _spaces(parts)])
+            placements += placed
             opened += bins
         if len(groups) > compact_at:
-            groups = groups[groups[:, _SPACE] >= shortest]
+            useful = np.flatnonzero(space >= shortest)
+            groups = [groups[at] for at in useful.tolist()]
+            space = space[useful]
             compact_at = 2 * len(groups) + 256
-    return np.concatenate(placements)
+    return np.array(placements, np.int64)
 
 
-def _fill(groups: IntArray, rows: IntArray, copies: IntArray, length: int) -> IntArray:
-    """Put `copies` items into every bin of some groups, in place: their placements."""
-    placed = np.stack([groups[rows, _FIRST], groups[rows, _BINS], copies, groups[rows, _ITEMS]], 1)
-    groups[rows, _SPACE] -= copies * length
-    groups[rows, _ITEMS] += copies
-    return placed
+def _spaces(groups: list[_Group]) -> list[int]:
+    return [group[0] for group in groups]
 
 
-def _split(group: IntArray, length: int, left: int) -> tuple[IntArray, IntArray]:
+def _split(group: _Group, length: int, left: int) -> tuple[list[_Placement], list[_Group]]:
     """Put `left` items, no more than fit, into a group: placements, and the groups it becomes."""
-    space, first, bins, items = group.tolist()
+    space, first, bins, items = group
     copies = space // length
     full, rest = divmod(left, copies)
     partial = int(rest > 0)
-    placed, parts = [], []
+    placed: list[_Placement] = []
+    parts: list[_Group] = []
     for number, count in ((full, copies), (partial, rest), (bins - full - partial, 0)):
         if number:
             parts.append((space - count * length, first, number, items + count))
             if count:
                 placed.append((first, number, count, items))
             first += number
-    return np.array(placed, np.int64), np.array(parts, np.int64)
+    return placed, parts
 
 
 def _batch_order(

@@ -159,7 +159,7 @@ def key_array(keys: Sequence[str] | NDArray[Any]) -> NDArray[np.uint8]:
             raise ValueError(f"keys are {keys.dtype} {keys.shape}, expected uint8 [, {KEY_BYTES}]")
         return keys
     joined = bytes.fromhex("".join(keys))
-    if any(len(key) != 2 * KEY_BYTES for key in keys):
+    if set(map(len, keys)) - {2 * KEY_BYTES}:
         raise ValueError(f"a key is not {2 * KEY_BYTES} hexadecimal digits")
     return np.frombuffer(joined, np.uint8).reshape(-1, KEY_BYTES)
 

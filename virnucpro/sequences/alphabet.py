@@ -7,7 +7,7 @@ Gaps go before stops so that the row of an alignment (``MKV*---``) ends like the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from types import MappingProxyType
@@ -20,6 +20,7 @@ __all__ = [
     "is_normal",
     "normalise",
     "sequence_key",
+    "sequence_keys",
 ]
 
 RESIDUES = "LAGVSERTIDPKQNFYMHWCXBUZO"
@@ -30,6 +31,7 @@ CHANGES = ("upper_case", "whitespace", "stop_removed", "gap_removed", "replaced"
 
 KEY_BYTES = 16
 
+_NOTHING = blake2b(digest_size=KEY_BYTES)
 _LETTERS = RESIDUES.encode()
 _LOWER_CASE = b"abcdefghijklmnopqrstuvwxyz"
 _WHITESPACE = b" \t\n\r\v\f"
@@ -105,3 +107,13 @@ def sequence_key(residues: bytes) -> bytes:
         `KEY_BYTES` bytes.
     """
     return blake2b(residues, digest_size=KEY_BYTES).digest()
+
+
+def sequence_keys(residues: Iterable[bytes]) -> list[str]:
+    """Give the keys of many sequences as hexadecimal digits; see `sequence_key`."""
+    keys = []
+    for letters in residues:
+        digest = _NOTHING.copy()  # a new one takes longer, for its options are read anew
+        digest.update(letters)
+        keys.append(digest.digest())
+    return b"".join(keys).hex("\n", KEY_BYTES).split()

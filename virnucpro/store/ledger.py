@@ -21,8 +21,10 @@ from virnucpro.store.tables import read_table, write_table
 
 __all__ = [
     "check_ledger",
+    "count_nul",
     "hash_ids",
     "printable_id",
+    "printable_ids",
     "read_quarantine",
     "write_quarantine",
 ]
@@ -37,6 +39,16 @@ Ids = Callable[[], Iterator[str]]
 def printable_id(text: str) -> str:
     """Replace NUL by U+2400, the sign for it: an HDF5 string ends at its first NUL."""
     return text.replace("\0", "\u2400")
+
+
+def printable_ids(texts: list[str]) -> list[str]:
+    """Do as `printable_id` for many, in less time."""
+    return list(map(printable_id, texts)) if count_nul(texts) else texts
+
+
+def count_nul(texts: list[str]) -> int:
+    """Count the texts that hold a NUL; where none does, as nearly always, that is found fast."""
+    return sum("\0" in text for text in texts) if "\0" in "".join(texts) else 0
 
 
 def hash_ids(ids: Iterable[str]) -> Hashes:
@@ -113,7 +125,7 @@ def _h5ad_ids(path: Path) -> Iterator[str]:
     with h5py.File(path, "r") as handle:
         index = handle["obs/_index"]
         for start in range(0, len(index), _BLOCK):
-            yield from index.asstr()[start : start + _BLOCK]
+            yield from map(bytes.decode, index[start : start + _BLOCK])
 
 
 def _list_ids(what: str, hashes: Hashes, ids: Iterator[str]) -> str:

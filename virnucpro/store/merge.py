@@ -21,12 +21,20 @@ import numpy.typing as npt
 from virnucpro.errors import DataError, InputError
 from virnucpro.files import atomic_path
 from virnucpro.plan.plan import read_plan
+from virnucpro.sequences.alphabet import KEY_BYTES
 from virnucpro.store.exports import check_exports, export
 from virnucpro.store.h5ad import H5adWriter, ObsBlock
-from virnucpro.store.ledger import check_ledger, printable_id, read_quarantine, write_quarantine
+from virnucpro.store.ledger import (
+    check_ledger,
+    count_nul,
+    printable_id,
+    printable_ids,
+    read_quarantine,
+    write_quarantine,
+)
 from virnucpro.store.provenance import DEMO_NOTICE, provenance
 from virnucpro.store.receipts import extra_path, open_array
-from virnucpro.store.records import Places, iter_ids, iter_records
+from virnucpro.store.records import Places, iter_id_blocks, iter_records
 from virnucpro.store.residues import ResiduesWriter
 from virnucpro.store.shards import (
     Shards,
@@ -39,9 +47,11 @@ __all__ = ["merge"]
 
 logger = logging.getLogger(__name__)
 
-_BLOCK_ROWS = 8192
+_BLOCK_ROWS = 1 << 15  # a row group of records.parquet
 _BLOCK_BYTES = 64 << 20
 _RESIDUES_FACTS = ("sample", "notice", "model", "weights_sha256", "compute_dtype")
+# All ones in a float's exponent, and only there: infinite or not a number.
+_EXPONENTS: dict[int, np.unsignedinteger[Any]] = {2: np.uint16(0x7C00), 4: np.uint32(0x7F800000)}
 _OPEN_ARRAYS = 256  # a mapped array keeps a file descriptor, and 1,024 is a common limit
 
 
@@ -83,14 +93,16 @@ def merge(
     split_quarantine = shards_dir / "quarantine.tsv"
     if quarantine.resolve() == split_quarantine.resolve():
         raise InputError("would overwrite the quarantine table of split", path=quarantine)
-    check_exports(exports, iter_ids(records))
+    check_exports(exports, itertools.chain.from_iterable(iter_id_blocks(records)))
     manifest = read_manifest(shards_dir)
     if "quarantine_sha256" in manifest:  # not in those of earlier versions
         check_written_by_split(split_quarantine, manifest["quarantine_sha256"])
 
     def expected() -> Iterator[str]:
-        refused = (row["id"] for row in read_quarantine(split_quarantine))
-        return map(printable_id, itertools.chain(iter_ids(records), refused))
+        for ids in iter_id_blocks(records):
+            yield from printable_ids(ids)
+        for row in read_quarantine(split_quarantine):
+            yield printable_id(row["id"])
 
     # First, so that a folder that cannot be written to shows before every shard is hashed.
     with ExitStack() as stack:
@@ -158,12 +170,13 @@ def _write_h5ad(
 
     @functools.lru_cache(maxsize=_OPEN_ARRAYS)
     def array(shard: int) -> npt.NDArray[np.floating[Any]]:
-        return open_array(embeddings_dir / f"{shards.names[shard]}.npy")
+        # As a plain array: a memmap makes each of many small reads several times slower.
+        return np.asarray(open_array(embeddings_dir / f"{shards.names[shard]}.npy"))
 
     @functools.lru_cache(maxsize=_OPEN_ARRAYS)
     def perplexity(shard: int) -> npt.NDArray[np.floating[Any]]:
         npy = embeddings_dir / f"{shards.names[shard]}.npy"
-        return open_array(extra_path(npy, "pseudo_perplexity"), 1)
+        return np.asarray(open_array(extra_path(npy, "pseudo_perplexity"), 1))
 
     first = 0
     with ExitStack() as stack:
@@ -199,9 +212,7 @@ def _write_h5ad(
                     residues.write_records(obs.ids, places)
             counts["truncated"] += int(obs.truncated.sum())
             counts["normalised"] += int(obs.normalised.sum())
-            counts["with_nul"] += sum(
-                "\0" in text for text in itertools.chain(block["id"], block["description"])
-            )
+            counts["with_nul"] += count_nul(block["id"]) + count_nul(block["description"])
     _log_counts(counts, receipt)
     return counts
 
@@ -228,7 +239,7 @@ def _log_counts(counts: dict[str, int], receipt: dict[str, Any]) -> None:
 
 
 def _block_rows(receipt: dict[str, Any]) -> int:
-    """Give the rows of a block: 8,192, or fewer where they would take more than 64 MiB."""
+    """Give the rows of a block: 32,768, or fewer where they would take more than 64 MiB."""
     _, layers, dim = receipt["shape"]
     row_bytes = layers * dim * np.dtype(receipt["dtype"]).itemsize
     return int(np.clip(_BLOCK_BYTES // row_bytes, 1, _BLOCK_ROWS))
@@ -240,19 +251,32 @@ def _obs_block(
     """Make the columns of `obs` for the records that have an embedding, and give their numbers."""
     kept = np.flatnonzero(~places.quarantined[numbers])
     chosen = numbers[kept]
+    texts: dict[str, list[Any]] = {
+        name: printable_ids(block[name]) for name in ("id", "description")
+    }
+    texts["key"] = _hexadecimal(block["key"])
+    if len(kept) < len(numbers):
+        texts = {name: [column[index] for index in kept] for name, column in texts.items()}
     return (
         ObsBlock(
-            ids=[printable_id(block["id"][index]) for index in kept],
-            descriptions=[printable_id(block["description"][index]) for index in kept],
+            ids=texts["id"],
+            descriptions=texts["description"],
             lengths=block["length"][kept],
             tokens=places.tokens[chosen],
             truncated=places.truncated[chosen],
             normalised=block["normalised"][kept],
             replaced=block["replaced"][kept],
-            keys=[block["key"][index].hex() for index in kept],
+            keys=texts["key"],
         ),
         chosen,
     )
+
+
+def _hexadecimal(keys: npt.NDArray[np.bytes_]) -> list[bytes]:
+    """Give keys, [n] strings of 16 bytes, as n hexadecimal ones, in ASCII."""
+    digits = keys.tobytes().hex().encode()
+    found: list[bytes] = np.frombuffer(digits, f"S{2 * KEY_BYTES}").tolist()
+    return found
 
 
 def _gather(
@@ -268,15 +292,23 @@ def _gather(
     order = np.lexsort((row, shard))
     for part in np.split(order, np.flatnonzero(np.diff(shard[order])) + 1):
         number = int(shard[part[0]])
-        block[part] = array(number)[row[part]]
-        bad = ~np.isfinite(block[part].reshape(len(part), -1)).all(axis=1)
-        if bad.any():
-            raise DataError(
-                f"shard {shards.names[number]}: row {row[part][bad][0]} is not finite, and the "
-                "receipt does not list it as quarantined",
-                hint="remove the shard's .npy and .json and run again",
-            )
+        found = array(number)[row[part]]
+        block[part] = found
+        if _all_finite(found):
+            continue
+        bad = ~np.isfinite(found.reshape(len(found), -1)).all(axis=1)
+        raise DataError(
+            f"shard {shards.names[number]}: row {row[part][bad][0]} is not finite, and the "
+            "receipt does not list it as quarantined",
+            hint="remove the shard's .npy and .json and run again",
+        )
     return block
+
+
+def _all_finite(values: npt.NDArray[np.floating[Any]]) -> bool:
+    """Say whether all values are finite, by their bits: of float16 numpy looks at one at a time."""
+    exponent = _EXPONENTS[values.itemsize]
+    return bool((values.view(exponent.dtype) & exponent).max(initial=0) < exponent)
 
 
 def _quarantined_rows(

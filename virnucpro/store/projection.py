@@ -82,8 +82,8 @@ def project(files: Sequence[Path], rows: int = _ROWS) -> Projection:
     for path, low, high in zip(files, starts[:-1], starts[1:], strict=True):
         inside = chosen[np.searchsorted(chosen, low) : np.searchsorted(chosen, high)]
         parts.append(_open_part(path, inside - low))
-    components, explained = _principal_components(parts)
-    scores = _round(np.concatenate([block @ components for block in _centred(parts)]))
+    components, explained, mean = _principal_components(parts)
+    scores = _round(np.concatenate([(block - mean) @ components for block in _blocks(parts)]))
     order = generator.permutation(len(chosen))
     sample = np.repeat(np.arange(len(parts)), [len(part.rows) for part in parts])
     embedded = _umap(scores)
@@ -118,32 +118,39 @@ def _open_part(path: Path, rows: npt.NDArray[np.int64]) -> _Part:
 
 
 def _blocks(parts: Sequence[_Part]) -> Iterator[npt.NDArray[np.float64]]:
+    yield np.empty((0, parts[0].matrix.shape[1]))
     for part in parts:
         for start in range(0, len(part.rows), _BLOCK):
             yield part.matrix[part.rows[start : start + _BLOCK]].astype(np.float64)
 
 
-def _centred(parts: Sequence[_Part]) -> Iterator[npt.NDArray[np.float64]]:
-    """Yield the blocks less the mean of all sampled rows."""
-    dim = parts[0].matrix.shape[1]
-    rows = sum(len(part.rows) for part in parts)
-    mean = sum((block.sum(axis=0) for block in _blocks(parts)), np.zeros(dim)) / max(rows, 1)
-    yield np.empty((0, dim))
-    for block in _blocks(parts):
-        yield block - mean
-
-
 def _principal_components(
     parts: Sequence[_Part],
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Give the first components, [dim, k], and their shares of the variance, [k]."""
-    covariance = sum(block.T @ block for block in _centred(parts))
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Give the first components, [dim, k], their shares of the variance, [k], and the mean, [dim].
+
+    The rows are read once. They are taken from a point near their mean, that of the first block:
+    squares of the rows themselves would lose digits where the mean is far from 0.
+    """
+    dim = parts[0].matrix.shape[1]
+    near, total, covariance, rows = None, np.zeros(dim), np.zeros((dim, dim)), 0
+    for block in _blocks(parts):
+        if near is None and len(block):
+            near = block.mean(axis=0)
+        if near is not None:
+            block -= near
+            total += block.sum(axis=0)
+            covariance += block.T @ block
+            rows += len(block)
+    shift = total / max(rows, 1)
+    covariance -= rows * np.outer(shift, shift)
+    mean = shift if near is None else near + shift
     values, vectors = np.linalg.eigh(covariance)
     values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1][:, :_UMAP_COMPONENTS]
     # Eigenvectors have no sign of their own: the largest entry is made positive.
     largest = np.abs(vectors).argmax(axis=0)
     vectors = vectors * np.sign(vectors[largest, np.arange(vectors.shape[1])])
-    return vectors, values[: vectors.shape[1]] / max(values.sum(), np.finfo(float).tiny)
+    return vectors, values[: vectors.shape[1]] / max(values.sum(), np.finfo(float).tiny), mean
 
 
 def _round(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

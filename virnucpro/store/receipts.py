@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from virnucpro.errors import DataError
 from virnucpro.files import read_json, sha256_of
-from virnucpro.formats import EMBED_FORMAT, check_format
+from virnucpro.formats import EMBED_FORMAT, EXTRA_ARRAYS, check_format
 from virnucpro.plan.plan import Plan
 
 __all__ = [
@@ -127,7 +128,9 @@ def open_array(npy: Path, dimensions: int = 3) -> npt.NDArray[np.floating[Any]]:
     return array
 
 
-def verify_shard(npy: Path, receipt: Path, plan: Plan) -> ShardEmbeddings:
+def verify_shard(
+    npy: Path, receipt: Path, plan: Plan, sha256: Future[str] | None = None
+) -> ShardEmbeddings:
     """Check one shard's arrays against their receipt, and all against the plan.
 
     A file is hashed in blocks and then mapped, so memory does not grow with the shard.
@@ -136,6 +139,7 @@ def verify_shard(npy: Path, receipt: Path, plan: Plan) -> ShardEmbeddings:
         npy: the array; its stem is the shard's name.
         receipt: the JSON that was written with it.
         plan: the shard's plan.
+        sha256: the array's hash, begun earlier; made here where it is left out.
 
     Returns:
         The mapped array with its receipt.
@@ -151,22 +155,23 @@ def verify_shard(npy: Path, receipt: Path, plan: Plan) -> ShardEmbeddings:
     _same(npy, "sequences", "the plan has", rows, "the receipt", facts["sequences"])
     if not npy.is_file():
         raise DataError("is missing, its receipt is there", path=npy, hint=_AGAIN)
-    _same(npy, "sha256", "the file has", sha256_of(npy), "the receipt", facts["array_sha256"])
+    found = sha256.result() if sha256 else sha256_of(npy)
+    _same(npy, "sha256", "the file has", found, "the receipt", facts["array_sha256"])
     array = open_array(npy)
     _same(npy, "shape", "the array has", list(array.shape), "the receipt", facts["shape"])
     _same(npy, "dtype", "the array has", array.dtype.name, "the receipt", facts["dtype"])
     outer = [len(array), array.shape[1]]
     named = [facts["sequences"], len(set(facts["layers"]))]
     _same(npy, "sequences and layers", "the array has", outer, "the receipt names", named)
-    lengths = {"residues": int(plan.residue_offsets[-1]), "pseudo_perplexity": rows}
     extras = {}
-    for name, sha256 in facts["extras"].items():
+    for name, stated in facts["extras"].items():
         path = extra_path(npy, name)
-        if name not in lengths or not path.is_file():
+        if name not in EXTRA_ARRAYS or not path.is_file():
             raise DataError(f"{name} is missing, its receipt is there", path=path, hint=_AGAIN)
-        _same(npy, f"sha256 of {name}", "the file has", sha256_of(path), "the receipt", sha256)
+        _same(npy, f"sha256 of {name}", "the file has", sha256_of(path), "the receipt", stated)
         extras[name] = open_array(path, 3 if name == "residues" else 1)
-        _same(npy, name, "the array has", len(extras[name]), "the plan", lengths[name])
+        length = int(plan.residue_offsets[-1]) if name == "residues" else rows
+        _same(npy, name, "the array has", len(extras[name]), "the plan", length)
     return ShardEmbeddings(npy, facts, array, _quarantined(npy, facts, plan), extras)
 
 

@@ -18,7 +18,7 @@ from virnucpro.plan.plan import Plan
 __all__ = [
     "Places",
     "RecordKeys",
-    "iter_ids",
+    "iter_id_blocks",
     "iter_lengths",
     "iter_records",
     "place_shard",
@@ -129,10 +129,10 @@ def _batches(
             raise DataError(f"is damaged ({error})", path=path, hint=_HINT) from error
 
 
-def iter_ids(path: Path) -> Iterator[str]:
-    """Yield the ids of records.parquet in input order."""
+def iter_id_blocks(path: Path) -> Iterator[list[str]]:
+    """Yield the ids of records.parquet in input order, in blocks."""
     for batch in _batches(path, ("id",)):
-        yield from batch["id"].to_pylist()
+        yield batch["id"].to_pylist()
 
 
 def iter_lengths(path: Path) -> Iterator[dict[str, npt.NDArray[Any]]]:
@@ -142,10 +142,8 @@ def iter_lengths(path: Path) -> Iterator[dict[str, npt.NDArray[Any]]]:
         ``length``, ``replaced``, ``normalised``, and the first half of ``key`` as uint64.
     """
     for batch in _batches(path, ("length", "replaced", "normalised", "key"), _MANY_ROWS):
-        keys = batch.pop("key")
-        block = {name: array.to_numpy(zero_copy_only=False) for name, array in batch.items()}
-        halves = np.frombuffer(keys.buffers()[1] or b"", np.uint64).reshape(-1, 2)
-        block["key"] = halves[keys.offset : keys.offset + len(keys), 0].copy()
+        block = {name: _to_numpy(array) for name, array in batch.items()}
+        block["key"] = block["key"].view(np.uint64)[::2].copy()
         yield block
 
 
@@ -153,14 +151,12 @@ def iter_records(path: Path, rows: int = BLOCK) -> Iterator[dict[str, Any]]:
     """Yield blocks of at most `rows` records in input order.
 
     Yields:
-        Column -> list of str for ``id`` and ``description``, of bytes for ``key``, else a numpy
-        array.
+        Column -> list of str for ``id`` and ``description``, [n] strings of 16 bytes for ``key``,
+        else a numpy array.
     """
     for batch in _batches(path, COLUMNS, rows):
         yield {
-            name: array.to_pylist()
-            if name in ("id", "description", "key")
-            else array.to_numpy(zero_copy_only=False)
+            name: array.to_pylist() if name in ("id", "description") else _to_numpy(array)
             for name, array in batch.items()
         }
 
@@ -181,9 +177,9 @@ def read_keys(path: Path, *, shards: int) -> RecordKeys:
     start, last = 0, (-1, -1)
     for batch in _batches(path, ("key", "shard", "length", "file", "line")):
         rows = slice(start, start + len(batch["key"]))
-        keys[rows] = _fixed_bytes(batch["key"])
-        numbers[rows], lengths[rows] = batch["shard"].to_numpy(), batch["length"].to_numpy()
-        last = _check_order(path, last, batch["file"].to_numpy(), batch["line"].to_numpy())
+        block = {name: _to_numpy(array) for name, array in batch.items()}
+        keys[rows], numbers[rows], lengths[rows] = block["key"], block["shard"], block["length"]
+        last = _check_order(path, last, block["file"], block["line"])
         start = rows.stop
     if n and (numbers.min() < 0 or numbers.max() >= shards):
         raise DataError(
@@ -196,10 +192,18 @@ def read_keys(path: Path, *, shards: int) -> RecordKeys:
     return RecordKeys(keys, numbers, lengths, np.argsort(numbers, kind="stable"), bounds)
 
 
-def _fixed_bytes(keys: pa.Array) -> npt.NDArray[np.bytes_]:
-    """Give keys as [n] strings of 16 bytes, without an object for each."""
-    raw = np.frombuffer(keys.buffers()[1] or b"", "S16")
-    return raw[keys.offset : keys.offset + len(keys)]
+def _to_numpy(column: pa.Array) -> npt.NDArray[Any]:
+    """Give numbers, truth values or keys ([n] strings of 16 bytes) without a copy where it can be.
+
+    Through the buffer: Arrow's own conversion loads pandas where it is installed, half a second.
+    """
+    raw = column.buffers()[1] or b""
+    first, end = column.offset, column.offset + len(column)
+    if column.type == pa.bool_():
+        bits = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")
+        return bits[first:end].astype(np.bool_)
+    kind = "S16" if column.type == pa.binary(16) else column.type.to_pandas_dtype()
+    return np.frombuffer(raw, kind)[first:end]
 
 
 def _check_order(

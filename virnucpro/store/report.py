@@ -12,7 +12,6 @@ from typing import Any
 from virnucpro.errors import DataError
 from virnucpro.files import atomic_path, write_bytes, write_json
 from virnucpro.formats import REPORT_FORMAT
-from virnucpro.store import figures
 from virnucpro.store.cost import Wanted, cost_lines, estimate_cost
 from virnucpro.store.ledger import read_quarantine
 from virnucpro.store.pages import ledger_page, summary_page
@@ -282,6 +281,9 @@ def _show(
     folder: Path,
 ) -> None:
     """Write the pages and figures of `snakemake --report`."""
+    # Here, for the plans' report draws nothing, and matplotlib takes half a second.
+    from virnucpro.store import figures
+
     ledger = ledger_page(report, read_quarantine(quarantine))
     write_bytes(folder / "summary.html", summary_page(report).encode())
     write_bytes(folder / "ledger.html", ledger.encode())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from virnucpro.errors import DataError
-from virnucpro.files import read_json, sha256_of
+from virnucpro.files import read_json, sha256_meanwhile, sha256_of
 from virnucpro.formats import SPLIT_FORMAT, check_format
 from virnucpro.plan.plan import Plan, read_plan
 from virnucpro.store.receipts import ShardEmbeddings, check_complete, verify_shard
@@ -81,8 +83,9 @@ def verify_shards(
     shards = Shards(names, [], [], Places.empty(keys.shards), {})
     residues: int | None = 0
     digest = hashlib.sha256()
+    hashes = _hashed_ahead([embeddings_dir / f"{name}.npy" for name in names])
     for number, (name, facts) in enumerate(zip(names, manifest["shards"], strict=True)):
-        plan, shard = _verify(name, facts, plans_dir, embeddings_dir)
+        plan, shard = _verify(name, facts, plans_dir, embeddings_dir, next(hashes))
         if "residues" not in shard.extras:
             residues = None
         residues = place_shard(
@@ -134,12 +137,27 @@ def _accepted(manifest: dict[str, Any], records: Path, shards: int) -> RecordKey
     return keys
 
 
+def _hashed_ahead(paths: Sequence[Path]) -> Iterator[Future[str]]:
+    """Give each file's hash, while the next file is read and hashed already."""
+    ahead = (sha256_meanwhile(path) for path in paths)
+    current = next(ahead, None)
+    while current is not None:
+        following = next(ahead, None)
+        yield current
+        current = following
+
+
 def _verify(
-    name: str, facts: dict[str, Any], plans_dir: Path, embeddings_dir: Path
+    name: str,
+    facts: dict[str, Any],
+    plans_dir: Path,
+    embeddings_dir: Path,
+    sha256: Future[str],
 ) -> tuple[Plan, ShardEmbeddings]:
     path = plans_dir / f"{name}.parquet"
     plan = read_plan(path)
-    shard = verify_shard(embeddings_dir / f"{name}.npy", embeddings_dir / f"{name}.json", plan)
+    array, receipt = embeddings_dir / f"{name}.npy", embeddings_dir / f"{name}.json"
+    shard = verify_shard(array, receipt, plan, sha256)
     if facts["sequences"] != shard.receipt["sequences"]:
         raise DataError(
             f"shard {name}: the manifest has {facts['sequences']} sequences, its plan and "
