@@ -33,7 +33,7 @@ from virnucpro.store.ledger import (
     write_quarantine,
 )
 from virnucpro.store.provenance import DEMO_NOTICE, provenance
-from virnucpro.store.receipts import extra_path, open_array
+from virnucpro.store.receipts import all_finite, extra_path, open_array
 from virnucpro.store.records import Places, iter_id_blocks, iter_records
 from virnucpro.store.residues import ResiduesWriter
 from virnucpro.store.shards import (
@@ -50,8 +50,6 @@ logger = logging.getLogger(__name__)
 _BLOCK_ROWS = 1 << 15  # a row group of records.parquet
 _BLOCK_BYTES = 64 << 20
 _RESIDUES_FACTS = ("sample", "notice", "model", "weights_sha256", "compute_dtype")
-# All ones in a float's exponent, and only there: infinite or not a number.
-_EXPONENTS: dict[int, np.unsignedinteger[Any]] = {2: np.uint16(0x7C00), 4: np.uint32(0x7F800000)}
 _OPEN_ARRAYS = 256  # a mapped array keeps a file descriptor, and 1,024 is a common limit
 
 
@@ -294,7 +292,7 @@ def _gather(
         number = int(shard[part[0]])
         found = array(number)[row[part]]
         block[part] = found
-        if _all_finite(found):
+        if all_finite(found):
             continue
         bad = ~np.isfinite(found.reshape(len(found), -1)).all(axis=1)
         raise DataError(
@@ -303,12 +301,6 @@ def _gather(
             hint="remove the shard's .npy and .json and run again",
         )
     return block
-
-
-def _all_finite(values: npt.NDArray[np.floating[Any]]) -> bool:
-    """Say whether all values are finite, by their bits: of float16 numpy looks at one at a time."""
-    exponent = _EXPONENTS[values.itemsize]
-    return bool((values.view(exponent.dtype) & exponent).max(initial=0) < exponent)
 
 
 def _quarantined_rows(

@@ -19,6 +19,7 @@ from virnucpro.plan.plan import Plan
 
 __all__ = [
     "ShardEmbeddings",
+    "all_finite",
     "check_agreement",
     "check_complete",
     "extra_path",
@@ -58,6 +59,8 @@ _MUST_AGREE = (
     *("model", "weights_sha256", "layers", "pooling", "pseudo_perplexity"),
     *("compute_dtype", "dtype"),
 )
+# All ones in a float's exponent, and only there: infinite or not a number.
+_EXPONENTS: dict[int, np.unsignedinteger[Any]] = {2: np.uint16(0x7C00), 4: np.uint32(0x7F800000)}
 _MAY_DIFFER = ("device", "backend", "tokens_per_step", "versions")
 
 
@@ -178,6 +181,12 @@ def verify_shard(
 def extra_path(npy: Path, name: str) -> Path:
     """Give the file of an array that a shard has beside its embeddings."""
     return npy.with_suffix(f".{name}.npy")
+
+
+def all_finite(values: npt.NDArray[np.floating[Any]]) -> bool:
+    """Say whether all values are finite, by their bits: of float16 numpy looks at one at a time."""
+    exponent = _EXPONENTS[values.itemsize]
+    return bool((values.view(exponent.dtype) & exponent).max(initial=0) < exponent)
 
 
 def _same(npy: Path, what: str, left: str, found: object, right: str, stated: object) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from virnucpro.errors import DataError
+from virnucpro.store.receipts import all_finite
 
 __all__ = ["ResiduesWriter"]
 
@@ -99,7 +100,7 @@ class ResiduesWriter:
         for start, end in zip(starts, ends, strict=True):
             for first in range(start, end, block):
                 part = array[first : min(first + block, end)]
-                if not np.isfinite(part).all():
+                if not all_finite(part):
                     raise DataError(
                         "a residue is not finite, and the receipt does not list its sequence as "
                         "quarantined",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,13 @@ RECORD_SCHEMA = pa.schema(
         ("line", pa.int64()),
     ]
 )
-TRACE = "step\titems\ttokens\tseconds\tpeak_memory_bytes\tnote\n"
+TRACE = "step\titems\ttokens\tseconds\tpeak_memory_bytes\tnote\tcrc32\n"
+
+
+def trace_line(*cells: object) -> str:
+    """A step's line with its checksum."""
+    line = "\t".join(map(str, cells))
+    return f"{line}\t{zlib.crc32(line.encode()):08x}\n"
 
 
 @dataclass
@@ -49,6 +56,9 @@ class Sample:
     refused: list[str] = field(default_factory=list)
     failed: dict[bytes, tuple[str, str]] = field(default_factory=dict)
     max_sequence_length: int = 20
+    long_sequences: str = "truncate"
+    window_overlap: int = 0
+    extras: tuple[str, ...] = ()
     receipt: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -74,6 +84,17 @@ class Sample:
         seed = int.from_bytes(sequence_key(residues)[:4], "little")
         values = np.random.default_rng(seed).normal(size=(len(self.layers), self.dim))
         return values.astype(self.dtype)
+
+    def residues(self, residues: bytes) -> np.ndarray:
+        """[kept residues, layers, dim], different for each sequence."""
+        kept = len(residues)
+        if self.long_sequences == "truncate":
+            kept = min(kept, self.max_sequence_length)
+        steps = np.arange(kept, dtype=self.dtype)[:, None, None]
+        return (self.embedding(residues) + steps).astype(self.dtype)
+
+    def perplexity(self, residues: bytes) -> np.float32:
+        return np.float32(1 + abs(float(self.embedding(residues).flat[0])))
 
     def record_rows(self) -> list[dict[str, Any]]:
         return [
@@ -147,6 +168,8 @@ class Sample:
             lengths,
             token_budget=64,
             max_sequence_length=self.max_sequence_length,
+            long_sequences=self.long_sequences,
+            window_overlap=self.window_overlap,
         )
         write_plan(plan, self.plans_dir / f"{name}.parquet")
         report = {"format": PLAN_FORMAT, "shard": name, **efficiency_report(plan, lengths)}
@@ -165,17 +188,24 @@ class Sample:
                 quarantined.append({"row": row, "key": key, "reason": reason, "detail": detail})
         plan = read_plan(self.plans_dir / f"{name}.parquet")
         trace = "".join(
-            f"{step}\t{len(members)}\t{50 - step}\t0.{step + 5}\t{1000 + step}\t\n"
+            trace_line(step, len(members), 50 - step, f"0.{step + 5}", 1000 + step, "")
             for step in range(plan.batches)
         )
         (self.embeddings_dir / f"{name}.trace.tsv").write_text(TRACE + trace)
         self.write_array(name, array)
+        values = {
+            "residues": [self.residues(residues) for residues in members],
+            "pseudo_perplexity": [[self.perplexity(residues)] for residues in members],
+        }
+        for extra in self.extras:
+            np.save(self.beside(name, extra), np.concatenate(values[extra]), allow_pickle=False)
         self.write_receipt(
             name,
             {
                 "format": EMBED_FORMAT,
                 "shard": name,
                 "array_sha256": sha256_of(self.npy(name)),
+                "extras": {extra: sha256_of(self.beside(name, extra)) for extra in self.extras},
                 "shape": list(shape),
                 "dtype": self.dtype,
                 "plan_hash": plan.content_hash,
@@ -184,7 +214,8 @@ class Sample:
                 "model": "demo",
                 "demo": True,
                 "layers": list(self.layers),
-                "pooling": "mean",
+                "pooling": "none" if "residues" in self.extras else "mean",
+                "pseudo_perplexity": ("one-pass" if "pseudo_perplexity" in self.extras else "none"),
                 "compute_dtype": "float32",
                 "device": "cpu",
                 "backend": "sdpa",
@@ -200,6 +231,9 @@ class Sample:
 
     def npy(self, name: str) -> Path:
         return self.embeddings_dir / f"{name}.npy"
+
+    def beside(self, name: str, extra: str) -> Path:
+        return self.embeddings_dir / f"{name}.{extra}.npy"
 
     def write_array(self, name: str, array: np.ndarray) -> None:
         np.save(self.npy(name), array, allow_pickle=False)
@@ -221,7 +255,7 @@ class Sample:
             name, array_sha256=digest, shape=list(array.shape), dtype=array.dtype.name
         )
 
-    def merge(self, **exports: Path) -> dict[str, Any]:
+    def merge(self, residues: Path | None = None, **exports: Path) -> dict[str, Any]:
         return merge(
             shards_dir=self.shards_dir,
             records=self.records,
@@ -229,6 +263,7 @@ class Sample:
             embeddings_dir=self.embeddings_dir,
             output=self.output,
             quarantine=self.quarantine,
+            residues=residues,
             exports={kind.replace("_", "-"): target for kind, target in exports.items()},
         )
 

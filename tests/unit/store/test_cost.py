@@ -9,7 +9,7 @@ REPORTS = 3 * [
         "token_budget": 4096,
         "items": 300,
         "sequences": 300,
-        "residues": 80_000,
+        "sequence_residues": 90_000,
         "truncated_residues": 10_000,
     }
 ]
@@ -50,6 +50,13 @@ def test_output_is_a_vector_a_record_and_disk_holds_each_sequence_once_more():
     assert given["output_bytes"] == 1000 * (vector + 200)
     more = 900 * (vector + 35) + 270_000 + 900 * 32
     assert given["disk_bytes"] == given["output_bytes"] + more
+
+
+def test_residues_lie_in_the_shards_and_in_the_file_of_all():
+    without, given = cost(), cost(residues=True)
+    kept = 3 * 80_000 * 1280 * 4
+    assert given["output_bytes"] == without["output_bytes"] + kept
+    assert given["disk_bytes"] == without["disk_bytes"] + 2 * kept
 
 
 def test_sizes_of_an_unknown_dimension_are_not_guessed():
