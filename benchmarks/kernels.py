@@ -158,7 +158,8 @@ def elementwise_rows(shape: Shape, dim: int) -> Iterator[tuple[str, float, float
 
     yield "layer norm", *pair("layer_norm", (x, *norm)), 2 * unit
     yield "bias + GELU", *pair("bias_gelu", (wide, wide_bias)), 8 * unit
-    pooled = microseconds(lambda: elementwise.pool_mean(x, bounds))
+    ranges = torch.stack((bounds[:-1] + 1, bounds[1:] - 1), dim=1)
+    pooled = microseconds(lambda: elementwise.pool_mean(x, ranges))
     yield "mean pooling", pooled, float("nan"), unit  # the twin cannot be captured in a graph
 
 

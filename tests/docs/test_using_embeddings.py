@@ -26,8 +26,9 @@ def workdir(tmp_path_factory):
     """A working directory with the results of a sample, as the page names it."""
     root = tmp_path_factory.mktemp("run")
     folder = root / "results" / "phage_lambda"
-    sample = Sample(folder, random_records(120), dim=32)
+    sample = Sample(folder, random_records(120), dim=32, extras=("residues",))
     sample.merge(
+        residues=folder / "residues.h5",
         parquet=folder / "embeddings.parquet",
         npy=folder / "embeddings.npy",
         uniprot_h5=folder / "embeddings.h5",

@@ -37,7 +37,7 @@ def reference(request):
     state = {
         name: tensor
         for name, tensor in model.state_dict().items()
-        if not name.startswith(("contact_head", "lm_head")) and "inv_freq" not in name
+        if not name.startswith(("contact_head", "lm_head.weight")) and "inv_freq" not in name
     }
     return config, model.cuda(), state
 
@@ -58,18 +58,21 @@ def embed_all(engine, sequences, order=None):
     order = np.arange(len(sequences)) if order is None else order
     tokens = np.array([len(sequences[i]) for i in order])
     items, bins = first_fit_decreasing(tokens, engine.shape.tokens)
-    rows = np.empty((len(sequences), len(engine.layers), engine.model.config.dim), np.float32)
+    shape = (len(sequences), len(engine.readout.layers), engine.model.config.dim)
+    rows = np.empty(shape, np.float32)
     for batch in np.split(order[items], np.flatnonzero(np.diff(bins)) + 1):
         rows[batch] = engine.embed(collate([sequences[i] for i in batch])).pooled
     return rows
 
 
-def make_engine(reference, dtype, tokens=TOKENS):
+def make_engine(reference, dtype, tokens=TOKENS, attention="auto", **readout):
     config, _, state = reference
     kind = Float8ESM2 if dtype == torch.float8_e4m3fn else PackedESM2
-    model = kind.from_state_dict(config, state, dtype=dtype, device="cuda")
+    model = kind.from_state_dict(
+        config, state, dtype=dtype, device="cuda", attention=attention, head=bool(readout)
+    )
     shape = StepShape.for_lengths(tokens, tokens // 3, LONGEST)
-    return Engine(model, shape, [config.layers // 2, config.layers])
+    return Engine(model, shape, [config.layers // 2, config.layers], **readout)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +116,41 @@ def test_bits_do_not_depend_on_neighbours_or_order(reference, sequences, dtype):
     some = np.arange(0, len(sequences), 3)
     again = embed_all(engine, [sequences[i] for i in some])
     assert np.array_equal(first[some], again)
+
+
+@pytest.mark.fault(40)
+@pytest.mark.parametrize("pooling", ["cls", "max", "none"])
+def test_all_that_can_be_read_out_has_its_own_bits_and_agrees_with_plain_torch(
+    reference, sequences, pooling
+):
+    wanted = {"pooling": pooling, "residues": torch.float32, "likelihood": True}
+    engine = make_engine(reference, torch.float32, **wanted)
+    plain = make_engine(reference, torch.float32, attention="sdpa", **wanted)
+    some = sequences[:30]
+    # As windows have it: every other sequence stands for all but its first and last residue.
+    kept = np.array([(i % 2, len(s) - 2 - i % 2) for i, s in enumerate(some)])
+    kept[kept[:, 0] >= kept[:, 1]] = (0, 1)
+    order = np.random.default_rng(2).permutation(len(some))
+
+    def run(engine, order):
+        batch = collate([some[i] for i in order])
+        return engine.embed({**batch, "kept": kept[order]})
+
+    first, other = run(engine, np.arange(len(some))), run(engine, order)
+    assert np.array_equal(first.pooled[order], other.pooled)
+    assert np.array_equal(first.likelihood[order], other.likelihood)
+    found = zip(order, other.residues, strict=True)
+    assert all(np.array_equal(first.residues[i], residues) for i, residues in found)
+    twin = run(plain, np.arange(len(some)))
+    np.testing.assert_allclose(first.pooled, twin.pooled, atol=2e-3)
+    np.testing.assert_allclose(first.likelihood, twin.likelihood, atol=2e-3)
+    for i, (ours, theirs) in enumerate(zip(first.residues, twin.residues, strict=True)):
+        assert ours.shape == (kept[i, 1] - kept[i, 0], 2, engine.model.config.dim)
+        np.testing.assert_allclose(ours, theirs, atol=2e-3)
+        if pooling == "max":
+            np.testing.assert_array_equal(first.pooled[i], ours.max(axis=0))
+        elif pooling == "none":
+            np.testing.assert_allclose(first.pooled[i], ours.mean(axis=0), atol=1e-4)
 
 
 @pytest.mark.fault(16)

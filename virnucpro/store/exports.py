@@ -23,13 +23,19 @@ from virnucpro.files import atomic_directory, atomic_path
 from virnucpro.store.h5ad import OPTIONAL_COLUMNS
 from virnucpro.store.tables import write_table
 
-__all__ = ["DIRECTORIES", "EXPORTS", "check_exports", "export"]
+__all__ = ["DIRECTORIES", "EXPORTS", "FAIR_ESM_NAMES", "check_exports", "export"]
 
 logger = logging.getLogger(__name__)
 
 _BLOCK = 8192
 _MANY_FILES = 10_000
 _LONGEST_NAME = 200  # bytes; file systems take 255
+#: What extract.py calls the vectors of each pooling; it has no largest values.
+FAIR_ESM_NAMES = {
+    "mean": "mean_representations",
+    "none": "mean_representations",
+    "cls": "bos_representations",
+}
 _OPTIONAL = {name: pa.from_numpy_dtype(dtype) for name, dtype in OPTIONAL_COLUMNS.items()}
 
 
@@ -144,7 +150,8 @@ def _uniprot_h5(source: h5py.File, temporary: Path, target: Path) -> None:
 
 
 def _fair_esm(source: h5py.File, temporary: Path, target: Path) -> None:
-    """Write what ``scripts/extract.py --include mean`` of fair-esm writes."""
+    """Write what ``scripts/extract.py`` of fair-esm writes with ``--include mean`` or ``bos``."""
+    pooling = source["uns/virnucpro/pooling"].asstr()[()]
     records = len(source["X"])
     if records > _MANY_FILES:
         logger.warning(
@@ -167,21 +174,20 @@ def _fair_esm(source: h5py.File, temporary: Path, target: Path) -> None:
             ):
                 label = f"{name} {description}".rstrip()
                 file = _file_name(label)
-                _save(temporary / file, label, layers, [mean[index] for mean in means])
+                vectors = {layer: mean[index] for layer, mean in zip(layers, means, strict=True)}
+                _save(temporary / file, label, FAIR_ESM_NAMES[pooling], vectors)
                 yield file, *(obs[column][index] for column in names)
 
     write_table(temporary / "ids.tsv", ("file", *names), rows())
     os.sync()  # once, for a flush a file would take hours
 
 
-def _save(path: Path, label: str, layers: list[int], means: list[npt.NDArray[np.float32]]) -> None:
+def _save(path: Path, label: str, name: str, vectors: dict[int, npt.NDArray[np.float32]]) -> None:
     import torch  # here, because a merge without this export has no use for it
 
-    vectors = {
-        layer: torch.from_numpy(mean.copy()) for layer, mean in zip(layers, means, strict=True)
-    }
+    tensors = {layer: torch.from_numpy(vector.copy()) for layer, vector in vectors.items()}
     with path.open("xb") as handle:
-        torch.save({"label": label, "mean_representations": vectors}, handle)
+        torch.save({"label": label, name: tensors}, handle)
 
 
 def _file_name(label: str) -> str:

@@ -22,7 +22,7 @@ from virnucpro.errors import DataError, InputError
 from virnucpro.files import atomic_path
 from virnucpro.plan.plan import read_plan
 from virnucpro.sequences.alphabet import KEY_BYTES
-from virnucpro.store.exports import check_exports, export
+from virnucpro.store.exports import FAIR_ESM_NAMES, check_exports, export
 from virnucpro.store.h5ad import H5adWriter, ObsBlock
 from virnucpro.store.ledger import (
     check_ledger,
@@ -111,6 +111,13 @@ def merge(
         shards = verify_shards(
             manifest, records=records, plans_dir=plans_dir, embeddings_dir=embeddings_dir
         )
+        pooling = shards.receipts[0]["pooling"]
+        if "fair-esm" in exports and pooling not in FAIR_ESM_NAMES:
+            raise InputError(
+                f"fair-esm's files have no vectors of pooling {pooling}",
+                path=exports["fair-esm"],
+                hint="leave out the export fair-esm, or pool by mean or cls",
+            )
         if residues is not None and shards.residues is None:
             raise InputError(
                 "the shards have no residues",

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import virnucpro.store.exports as exports_module
-from tests.unit.store.samples import Sample
+from tests.unit.store.samples import Sample, random_records
 from virnucpro.errors import InputError
 
 
@@ -145,6 +145,17 @@ def test_fair_esm_folder_is_the_same_twice_and_replaced_as_one(sample, tmp_path)
         (tmp_path / "pt" / "of_another_run.pt").write_bytes(b"")
     assert contents[0] == contents[1]
     assert len(contents[0]) == len(anndata.read_h5ad(sample.output)) + 1
+
+
+def test_fair_esm_files_name_what_was_pooled(make_sample, tmp_path) -> None:
+    sample = make_sample(random_records(5), receipt={"pooling": "cls"})
+    sample.merge(fair_esm=tmp_path / "cls")
+    saved = torch.load(next((tmp_path / "cls").glob("p0*.pt")), weights_only=True)
+    assert set(saved) == {"label", "bos_representations"}
+    most = make_sample(random_records(5), root=tmp_path / "max", receipt={"pooling": "max"})
+    with pytest.raises(InputError, match="no vectors of pooling max"):
+        most.merge(fair_esm=tmp_path / "fair_esm")
+    assert not most.output.exists()
 
 
 def test_many_files_are_warned_of(sample, tmp_path, monkeypatch, caplog) -> None:
