@@ -38,7 +38,7 @@ class OutputFiles:
         embeddings: [sequences, layers, dim].
         residues: [residues, layers, dim], those of all sequences in the shard's order, without the
             residues that were cut off; None where they are not kept.
-        pseudo_perplexity: [sequences] float32; None where it is not computed.
+        pseudo_perplexity: [sequences] float64; None where it is not computed.
     """
 
     embeddings: Path
@@ -118,7 +118,7 @@ class ShardOutput:
         self._first, self._end = plan.represented
         self._perplexity = self._residues = None
         if files.pseudo_perplexity is not None:
-            self._perplexity = self._create(files.pseudo_perplexity, (plan.sequences,), "float32")
+            self._perplexity = self._create(files.pseudo_perplexity, (plan.sequences,), "float64")
         if files.residues is not None:
             self._offsets = plan.residue_offsets
             total = int(self._offsets[-1])

@@ -47,7 +47,7 @@ _OBS_DTYPES: dict[str, Any] = {
 #: pseudo-perplexity, and where its residues start and end in residues.h5.
 OPTIONAL_COLUMNS: dict[str, Any] = {
     "windows": np.int32,
-    "pseudo_perplexity": np.float32,
+    "pseudo_perplexity": np.float64,
     "residues_start": np.int64,
     "residues_end": np.int64,
 }

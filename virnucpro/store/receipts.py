@@ -60,7 +60,11 @@ _MUST_AGREE = (
     *("compute_dtype", "dtype"),
 )
 # All ones in a float's exponent, and only there: infinite or not a number.
-_EXPONENTS: dict[int, np.unsignedinteger[Any]] = {2: np.uint16(0x7C00), 4: np.uint32(0x7F800000)}
+_EXPONENTS: dict[int, np.unsignedinteger[Any]] = {
+    2: np.uint16(0x7C00),
+    4: np.uint32(0x7F800000),
+    8: np.uint64(0x7FF0000000000000),
+}
 _MAY_DIFFER = ("device", "backend", "tokens_per_step", "versions")
 
 
@@ -108,7 +112,8 @@ def open_array(npy: Path, dimensions: int = 3) -> npt.NDArray[np.floating[Any]]:
 
     Args:
         npy: the file.
-        dimensions: 3 for [sequences or residues, layers, dim], 1 for [sequences].
+        dimensions: 3 for [sequences or residues, layers, dim] in float32 or float16, 1 for
+            [sequences] in float64.
 
     Raises:
         DataError: the file is missing, truncated, pickled, or not a float array in C order.
@@ -121,10 +126,11 @@ def open_array(npy: Path, dimensions: int = 3) -> npt.NDArray[np.floating[Any]]:
         raise DataError(f"is not a plain .npy array ({error})", path=npy, hint=_AGAIN) from error
     if not isinstance(array, np.ndarray):
         raise DataError("is an archive, not a plain .npy array", path=npy, hint=_AGAIN)
-    if array.ndim != dimensions or array.dtype not in (np.float32, np.float16):
+    kinds = (np.float64,) if dimensions == 1 else (np.float32, np.float16)
+    if array.ndim != dimensions or array.dtype not in kinds:
         raise DataError(
-            f"holds {array.dtype} {list(array.shape)}, expected float32 or float16 of {dimensions} "
-            "dimension(s)",
+            f"holds {array.dtype} {list(array.shape)}, expected "
+            f"{' or '.join(kind.__name__ for kind in kinds)} of {dimensions} dimension(s)",
             path=npy,
             hint=_AGAIN,
         )

@@ -93,8 +93,8 @@ class Sample:
         steps = np.arange(kept, dtype=self.dtype)[:, None, None]
         return (self.embedding(residues) + steps).astype(self.dtype)
 
-    def perplexity(self, residues: bytes) -> np.float32:
-        return np.float32(1 + abs(float(self.embedding(residues).flat[0])))
+    def perplexity(self, residues: bytes) -> np.float64:
+        return np.float64(1 + abs(float(self.embedding(residues).flat[0])))
 
     def record_rows(self) -> list[dict[str, Any]]:
         return [
