@@ -17,13 +17,14 @@ BLOCKS = {"atomic_path", "atomic_directory", "scratch_directory", "staged_direct
 GIVEN_A_PATH = {
     "cli/__init__.py:_open_streams": "standard streams",
     "embed/device_lock.py": "a lock holds no data",
-    "embed/output.py:_create_array": "the array of a shard, from embed_shard",
+    "embed/output.py:_create": "the arrays of a shard, from embed_shard",
     "log.py": "the log",
     "model/download.py": "parts of a download, which the next try takes up",
     "sequences/spool.py": "spools, in split's scratch directory",
     "sequences/outputs.py:write_records": "records and quarantine, from split",
     "store/exports.py": "exports, from export",
     "store/h5ad.py:__init__": "embeddings.h5ad, from merge",
+    "store/residues.py:__init__": "residues.h5, from merge",
     "store/tables.py:write_table": "tables, from their callers",
 }
 WRITERS = re.compile(

@@ -15,7 +15,11 @@ REFUSED = {
     "unknown key": ("modell: demo", "modell"),
     "unknown nested key": ("plan: {token_budgt: 4096}", "token_budgt"),
     "wrong type": ("split: {shard_tokens: many}", "shard_tokens"),
-    "unknown choice": ("plan: {long_sequences: window}", "truncate"),
+    "unknown choice": ("plan: {long_sequences: windows}", "truncate"),
+    "overlap of whole windows": (
+        "plan: {long_sequences: window, window_overlap: 1022}",
+        "windows have 1022 residues",
+    ),
     "budget below the longest sequence": ("plan: {token_budget: 1023}", "takes 1024 tokens"),
     "longest sequence above the budget": ("plan: {max_sequence_length: 5000}", "5002 tokens"),
     "value in place of a section": ("embed: float16", "embed is a section"),

@@ -50,9 +50,13 @@ CONFIG_CHANGES = {
         "plan: {max_sequence_length: 500}",
         {"plan", "token_budget", *AFTER_EMBED},
     ),
+    "plan.long_sequences": ("plan: {long_sequences: window}", {"plan", *AFTER_EMBED}),
+    "plan.window_overlap": ("plan: {window_overlap: 20}", set()),  # where there are no windows
     "embed.device": ("embed: {device: cpu}", {"token_budget"}),
     "embed.dtype": ("embed: {dtype: bfloat16}", {"token_budget"}),  # a checkpoint, see below
     "embed.layers": ("embed: {layers: [2]}", AFTER_EMBED),
+    "embed.pooling": ("embed: {pooling: max}", AFTER_EMBED),
+    "embed.pseudo_perplexity": ("embed: {pseudo_perplexity: one-pass}", AFTER_EMBED),
     "embed.output_dtype": ("embed: {output_dtype: float32}", AFTER_EMBED),
     "merge.exports": ("merge: {exports: [npy]}", {"merge", "report", "overview"}),
     "cache_dir": ("cache_dir: elsewhere", set()),

@@ -4,6 +4,8 @@ import csv
 import json
 
 import anndata
+import h5py
+import numpy as np
 import pytest
 
 from example.summarise import summarise
@@ -76,6 +78,48 @@ def test_shards_run_at_the_tokens_that_were_measured(finished):
     measured = json.loads((finished / "resources/token_budget/demo.json").read_text())
     receipt = json.loads((finished / "results/lambda/embeddings/00000.json").read_text())
     assert receipt["tokens_per_step"] == measured["tokens_per_step"]
+
+
+WINDOWS = """
+plan: {max_sequence_length: 50, token_budget: 512, long_sequences: window, window_overlap: 10}
+embed: {pooling: %s, pseudo_perplexity: %s, layers: [-1, 3]}
+merge: {exports: [%s]}
+"""
+
+
+def test_windows_residues_and_scores_and_then_less(fresh):
+    workdir = fresh(config=WINDOWS % ("none", "one-pass", "npy"))
+    long = "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ" * 5
+    (workdir / "a.faa").write_text(f">a\nMKT\n>long\n{long}\n>b\nMLLA\n>again\n{long}\n")
+    run = snakemake(workdir)
+    assert run.status == 0, run.text
+    results = workdir / "results" / "a"
+    data = anndata.read_h5ad(results / "embeddings.h5ad")
+    assert data.obs.windows.tolist() == [1, 4, 1, 4]
+    assert data.obs.truncated.tolist() == [False] * 4
+    assert (data.obs.pseudo_perplexity > 1).all()
+    with h5py.File(results / "residues.h5") as file:
+        assert file["layer_6"].shape == file["layer_3"].shape == (3 + 4 + len(long), 320)
+        for row, (first, end) in enumerate(zip(file["start"], file["end"], strict=True)):
+            assert end - first == data.obs.length.iloc[row]
+            mean = file["layer_6"][first:end].astype(float).mean(axis=0)
+            np.testing.assert_allclose(data.X[row], mean, atol=1e-5)
+    assert (data.X[1] == data.X[3]).all()
+    report = json.loads((results / "packing_report.json").read_text())
+    assert (report["ledger"]["in_windows"], report["ledger"]["truncated"]) == (2, 0)
+    assert "in windows of 50 residues" in (results / "report" / "summary.html").read_text()
+
+    (workdir / "config" / "config.yaml").write_text(WINDOWS % ("mean", "none", ""))
+    run = snakemake(workdir)
+    assert run.status == 0, run.text
+    assert {"embed", "merge"} <= set(run.jobs)
+    assert {path.name for path in results.iterdir() if path.name[0] in "er"} == {
+        *("embeddings", "embeddings.h5ad", "records.parquet", "report")
+    }
+    assert list(results.glob("embeddings/*.residues.npy")) == []
+    again = anndata.read_h5ad(results / "embeddings.h5ad")
+    assert np.array_equal(again.X, data.X)
+    assert "pseudo_perplexity" not in again.obs
 
 
 @pytest.mark.fault(16)

@@ -291,6 +291,12 @@ def folder_of(name):
     return folder
 
 
+def window_options():
+    """The overlap of windows as an option, where there are windows."""
+    windows = config["plan"]["long_sequences"] == "window"
+    return [option("plan/window_overlap")] if windows else []
+
+
 def layer_options():
     """The pooled layers as options, `--layers=N` each."""
     return [f"--layers={layer}" for layer in config["embed"]["layers"]]
@@ -314,6 +320,13 @@ def residues_outputs():
     return (
         ["results/{sample}/residues.h5"] if config["embed"]["pooling"] == "none" else []
     )
+
+
+def unwanted_outputs(wildcards):
+    """Files of a merge with another configuration, which would look as if they belonged to this."""
+    optional = {"results/{sample}/residues.h5"}.union(*EXPORT_FILES.values())
+    wanted = {*residues_outputs(), *map(str, export_outputs())}
+    return sorted(path.format(sample=wildcards.sample) for path in optional - wanted)
 
 
 def residues_options(wildcards, output):

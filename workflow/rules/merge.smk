@@ -29,9 +29,11 @@ rule merge:
         embeddings=folder_of("embeddings"),
         residues=residues_options,
         exports=export_options,
+        unwanted=unwanted_outputs,
         format=format_option("merge"),
     shell:
         "virnucpro merge --shards {params.shards:q} --records {input.records:q}"
         " --plans {params.plans:q} --embeddings {params.embeddings:q}"
         " --output {output.embeddings:q} --quarantine {output.quarantine:q}"
         " {params.residues:q} {params.exports:q} {params.format:q} 2> {log:q}"
+        " && rm -rf -- {params.unwanted:q}"

@@ -16,7 +16,7 @@ rule plan:
         token_budget=option("plan/token_budget"),
         max_sequence_length=option("plan/max_sequence_length"),
         long_sequences=option("plan/long_sequences"),
-        window_overlap=option("plan/window_overlap"),
+        window_overlap=window_options(),
         format=format_option("plan"),
     shell:
         "virnucpro plan --plan {output.plan:q} --report {output.report:q}"
