@@ -169,7 +169,7 @@ def _compute(
             max_sequence_length=plan.max_sequence_length,
         )
         layers = [model.resolve_layer(layer) for layer in options.layers]
-        _run(dataset, plan, model, exact, collator, layers, output, pieces)
+        _run(files.shard.stem, dataset, plan, model, exact, collator, layers, output, pieces)
         output.finish()
         receipt = {
             **wanted,
@@ -268,6 +268,7 @@ def _spread(count: int, sample: int) -> list[int]:
 
 
 def _run(
+    shard: str,
     dataset: SequenceDataset,
     plan: Plan,
     model: PackedESM2,
@@ -298,7 +299,7 @@ def _run(
     costs = plan.tokens
     total = int(costs.sum())
     waiting = sum(int(costs[batch].sum()) for batch in sampler.batches)
-    progress = Progress(total, done=total - waiting)
+    progress = Progress(total, what=f"shard {shard}:", done=total - waiting)
     with pieces.keep(output, tokens, total) as keep:
         for number, (batch, result) in zip(left, engine.stream(loader), strict=True):
             seconds = progress.step(len(batch["input_ids"]))

@@ -7,6 +7,7 @@ names. A merge that fails leaves an earlier result as it was.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import logging
@@ -19,6 +20,7 @@ import numpy.typing as npt
 
 from virnucpro.errors import DataError, InputError
 from virnucpro.files import atomic_path
+from virnucpro.progress import Progress
 from virnucpro.sequences.alphabet import KEY_BYTES
 from virnucpro.store.exports import check_exports, export
 from virnucpro.store.h5ad import H5adWriter, ObsBlock
@@ -141,13 +143,15 @@ def _write_h5ad(
         return np.asarray(open_embeddings(embeddings_dir / f"{shards.names[shard]}.npy"))
 
     first = 0
-    with writer:
+    progress = Progress(kept, "rows", what=f"{manifest['sample']}: writing")
+    with writer, contextlib.closing(progress):
         for block in iter_records(records, _block_rows(receipt)):
             numbers = np.arange(first, first + len(block["id"]))
             first += len(numbers)
             obs, numbers = _obs_block(block, shards.places, numbers)
             if len(numbers):
                 writer.write(obs, _gather(shards, numbers, array))
+                progress.step(len(numbers))
             counts["truncated"] += int(obs.truncated.sum())
             counts["normalised"] += int(obs.normalised.sum())
             counts["with_nul"] += count_nul(block["id"]) + count_nul(block["description"])

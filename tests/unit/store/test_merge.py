@@ -1,5 +1,7 @@
 import hashlib
+import io
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -257,6 +259,45 @@ def test_odd_ids_survive_unchanged_in_obs_and_quarantine(make_sample: Make) -> N
     rows = list(read_quarantine(failed.quarantine))
     assert [row["id"] for row in rows] == ODD_IDS
     assert {row["detail"] for row in rows} == {"a\rb"}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_lines_say_how_many_rows_of_which_sample_were_written(
+    sample: Sample, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="virnucpro"):
+        rows = sample.merge()["embedded"]
+    assert f"s1: checking {len(sample.names)} shards in " in caplog.text
+    assert f"s1: writing {rows} rows in " in caplog.text
+
+
+def test_bars_are_shown_on_a_terminal_and_taken_away_also_after_an_error(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with caplog.at_level(logging.INFO, logger="virnucpro"):
+        sample.merge()
+        sample.npy("00002").write_bytes(b"")
+        with pytest.raises(DataError):
+            sample.merge()
+    for bar in ("s1: checking   0%|", "s1: writing   0%|"):
+        assert bar in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r")
+
+
+def test_the_quiet_see_no_progress(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with caplog.at_level(logging.WARNING, logger="virnucpro"):
+        sample.merge()
+    assert terminal.getvalue() == ""
 
 
 def test_nul_in_an_id_becomes_a_visible_sign_and_is_warned_about(
