@@ -459,6 +459,18 @@ def test_two_shards_that_changed_names_are_refused(sample: Sample) -> None:
         sample.merge()
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_seen_and_the_largest_number_is_not(dtype: Any, bad: float) -> None:
+    limits = np.finfo(dtype)
+    fine = [0.0, -0.0, limits.max, limits.min, limits.smallest_subnormal, -1.0]
+    values = np.array(fine, dtype).reshape(3, 1, 2)
+    assert merge_module._all_finite(values)
+    assert merge_module._all_finite(values[:0])
+    values[1, 0, 1] = bad
+    assert not merge_module._all_finite(values)
+
+
 def test_nan_row_that_no_receipt_lists_is_refused(sample: Sample) -> None:
     array = np.load(sample.npy("00002"))
     listed = {entry["row"] for entry in sample.receipt_of("00002")["quarantined"]}
