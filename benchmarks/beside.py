@@ -5,9 +5,8 @@
 Runs the workflow on random proteins, with the commands that need a device replaced: `embed` writes
 arrays of the right shape with made-up finite numbers (as benchmarks/scale.py does), and `budget` a
 made-up budget; so the weights are the small ones of the demo, whatever --dim says. A process notes
-its own seconds at its end; the rest of the CPU seconds is Snakemake's, the shells' and those of the
-stand-ins. First the files that come before the embedding are asked for, then the rest, as
-benchmarks/two_gpus.py does.
+its own seconds at its end; the rest of the CPU seconds is Snakemake's and the shells'. First the
+files that come before the embedding are asked for, then the rest, as benchmarks/two_gpus.py does.
 """
 
 from __future__ import annotations
@@ -55,20 +54,24 @@ if len(words) > 2 and os.path.basename(words[1]) == "virnucpro":
 
 def stand_in(words: list[str]) -> None:
     """Do what `virnucpro embed` or `virnucpro budget` would, without a model."""
+    start = time.perf_counter()
     option = dict(itertools.pairwise(words))
     if words[0] == "embed":
         target = Path(option["--embeddings"]).parent
         target.mkdir(parents=True, exist_ok=True)
         simulate_shard(Path(option["--plan"]), target, int(os.environ[DIM]))
-        return
-    budget = {
-        "format": BUDGET_FORMAT,
-        "model": "demo",
-        "device": "simulated",
-        "tokens_per_step": 4096,
-        "tokens_per_second": 1e6,
-    }
-    write_json(Path(option["--out"]), budget, sealed=True)
+    else:
+        budget = {
+            "format": BUDGET_FORMAT,
+            "model": "demo",
+            "device": "simulated",
+            "tokens_per_step": 4096,
+            "tokens_per_second": 1e6,
+        }
+        write_json(Path(option["--out"]), budget, sealed=True)
+    with Path(os.environ[NOTES]).open("a") as notes:
+        seconds = time.perf_counter() - start, sum(os.times()[:4])
+        notes.write("\t".join([f"stand-in of {words[0]}", *map(str, seconds)]) + "\n")
 
 
 def run(workdir: Path, what: str, *arguments: str) -> None:
@@ -96,7 +99,7 @@ def run(workdir: Path, what: str, *arguments: str) -> None:
         walls, cpus = zip(*each, strict=True)
         row(what, name, len(each), sum(walls), sum(cpus))
         cpu -= sum(cpus)
-    row(what, "all; CPU s: Snakemake, shells, stand-ins", "", wall, cpu)
+    row(what, "all; CPU s: Snakemake and shells", "", wall, cpu)
 
 
 def row(*cells: str | int | float) -> None:

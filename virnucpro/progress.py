@@ -18,6 +18,7 @@ _BAR = (
     "{desc}{percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt}{unit}, {rate_noinv_fmt}, "
     "{remaining} left"
 )
+_BAR_WITHOUT_END = "{desc}{n_fmt}{unit}, {rate_noinv_fmt}"
 
 
 class Progress:
@@ -27,9 +28,9 @@ class Progress:
     since the last one, and a last line at the end: a log file has no control characters.
 
     Args:
-        total: how much there is to do.
+        total: how much there is to do; None where that is not known: then there is no last line.
         unit: what is counted.
-        what: what the bar is about.
+        what: what it is about, a sample or a shard: stands before the bar and in the lines.
         done: how much was done before; it does not count for the rate.
         interval: seconds between two lines.
         clock: gives seconds, rising.
@@ -37,7 +38,7 @@ class Progress:
 
     def __init__(
         self,
-        total: int,
+        total: int | None,
         unit: str = "tokens",
         *,
         what: str = "",
@@ -45,9 +46,11 @@ class Progress:
         interval: float = 30.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.total, self.unit, self.interval, self.clock = total, unit, interval, clock
+        self.total, self.unit, self.what = total, unit, what
+        self.interval, self.clock = interval, clock
         self.done = self._done_before = done
         self._begun = self._last_step = self._last_line = clock()
+        self._finished = False
         self._bar = None
         if sys.stderr.isatty() and logger.isEnabledFor(logging.INFO):
             # 80 x 24 where the terminal does not tell: tqdm by itself would then show nothing.
@@ -57,8 +60,8 @@ class Progress:
                 initial=done,
                 unit=f" {unit}",
                 unit_scale=True,
-                desc=what,
-                bar_format=_BAR,
+                desc=f"{what} " if what else "",
+                bar_format=_BAR_WITHOUT_END if total is None else _BAR,
                 file=sys.stderr,
                 ncols=size.columns - 1,
                 nrows=size.lines,
@@ -70,23 +73,18 @@ class Progress:
         self.done += amount
         now = self.clock()
         seconds, self._last_step = now - self._last_step, now
-        finished = self.done >= self.total
+        finished = not self._finished and self.total is not None and self.done >= self.total
         if self._bar is not None:
             self._bar.update(amount)
-            if finished:
-                self._bar.close()
         elif not finished and now - self._last_line >= self.interval:
             self._last_line = now
-            rate = self._rate(now)
-            logger.info(
-                *("%5.1f%% of %s %s, %s %s/s, %.0f s left", 100 * self.done / self.total),
-                *(f"{self.total:,}", self.unit, f"{rate:,.0f}", self.unit),
-                (self.total - self.done) / rate,
-            )
+            self._log(self._how_far(self._rate(now)))
         if finished:
-            logger.info(
-                *("%s %s in %.1f s, %s %s/s", f"{self.done - self._done_before:,}", self.unit),
-                *(now - self._begun, f"{self._rate(now):,.0f}", self.unit),
+            self._finished = True
+            self.close()
+            self._log(
+                f"{self.done - self._done_before:,} {self.unit} in {now - self._begun:.1f} s, "
+                f"{self._rate(now):,.0f} {self.unit}/s"
             )
         return seconds
 
@@ -94,6 +92,18 @@ class Progress:
         """Take the bar away; for work that ends before its total."""
         if self._bar is not None:
             self._bar.close()
+
+    def _log(self, line: str) -> None:
+        logger.info("%s", f"{self.what} {line.lstrip()}" if self.what else line)
+
+    def _how_far(self, rate: float) -> str:
+        if self.total is None:
+            return f"{self.done:,} {self.unit}, {rate:,.0f} {self.unit}/s"
+        share, left = 100 * self.done / self.total, (self.total - self.done) / rate
+        return (
+            f"{share:5.1f}% of {self.total:,} {self.unit}, {rate:,.0f} {self.unit}/s, "
+            f"{left:.0f} s left"
+        )
 
     def _rate(self, now: float) -> float:
         return (self.done - self._done_before) / max(now - self._begun, 1e-9)

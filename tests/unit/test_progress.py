@@ -48,12 +48,50 @@ def test_what_was_done_before_counts_for_the_share_but_not_for_the_rate(caplog):
     ]
 
 
+def test_lines_begin_with_what_they_are_about(caplog):
+    times = iter([0.0, 10.0, 20.0])
+    progress = Progress(
+        1000, "rows", what="phages: writing", interval=10, clock=lambda: next(times)
+    )
+    with caplog.at_level(logging.INFO):
+        progress.step(50)
+        progress.step(950)
+    assert [record.getMessage() for record in caplog.records] == [
+        "phages: writing 5.0% of 1,000 rows, 5 rows/s, 190 s left",
+        "phages: writing 1,000 rows in 20.0 s, 50 rows/s",
+    ]
+
+
+def test_where_the_end_is_not_known_amount_and_rate_are_shown(caplog, monkeypatch):
+    times = iter([0.0, 10.0])
+    with caplog.at_level(logging.INFO):
+        Progress(None, "bytes", interval=10, clock=lambda: next(times)).step(5000)
+    assert caplog.messages == ["5,000 bytes, 500 bytes/s"]
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    log.configure()
+    progress = Progress(None, "bytes", what="phages: reading")
+    progress.step(5000)
+    progress._bar.refresh()
+    progress.close()
+    assert "phages: reading 5.00k bytes, " in terminal.getvalue()
+    assert "%" not in terminal.getvalue()
+
+
+def test_the_last_line_comes_once_also_where_there_was_more_than_the_total(caplog):
+    progress = Progress(100, "bytes")
+    with caplog.at_level(logging.INFO):
+        progress.step(100)
+        progress.step(20)
+    assert len(caplog.messages) == 1
+
+
 def test_on_a_terminal_there_is_a_bar_with_rate_share_and_time_left(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     log.configure()
     times = iter([0.0, 40.0, 80.0])
-    progress = Progress(1000, what="shard 00003 ", interval=10, clock=lambda: next(times))
+    progress = Progress(1000, what="shard 00003:", interval=10, clock=lambda: next(times))
     progress.step(600)
     progress._bar.refresh()
     shown = terminal.getvalue()

@@ -227,7 +227,7 @@ def _compute(
             residues=getattr(torch, options.output_dtype) if "residues" in extras else None,
             likelihood="pseudo_perplexity" in extras,
         )
-        _run(dataset, plan, engine, collator, output, pieces)
+        _run(files.shard.stem, dataset, plan, engine, collator, output, pieces)
         output.finish()
         receipt = {
             **wanted,
@@ -341,6 +341,7 @@ def _spread(count: int, sample: int) -> list[int]:
 
 
 def _run(
+    shard: str,
     dataset: SequenceDataset,
     plan: Plan,
     make_engine: Callable[..., Engine],
@@ -360,7 +361,7 @@ def _run(
     costs = plan.tokens
     total = int(costs.sum())
     waiting = sum(int(costs[batch].sum()) for batch in sampler.batches)
-    progress = Progress(total, done=total - waiting)
+    progress = Progress(total, what=f"shard {shard}:", done=total - waiting)
     kept = np.stack(plan.represented, axis=1) - plan.start[:, None]
 
     def given() -> Iterator[dict[str, Any]]:

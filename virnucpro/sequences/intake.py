@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,12 +45,14 @@ class Limits:
 class _RawBytes:
     """Counts and hashes an input as it passes."""
 
+    passed: Callable[[int], object]
     count: int = 0
     sha256: Any = field(default_factory=hashlib.sha256)
 
     def update(self, data: bytes, /) -> None:
         self.count += len(data)
         self.sha256.update(data)
+        self.passed(len(data))
 
 
 @dataclass
@@ -61,6 +63,7 @@ class Intake:
         limits: what a record must keep.
         partitions: sequences of the accepted records.
         records: all records.
+        passed: is told how many bytes of an input were read, compressed ones where it is.
         changes: letters changed in accepted records, by kind.
         reasons: quarantined records by reason.
         normalised: accepted records that were changed.
@@ -69,6 +72,7 @@ class Intake:
     limits: Limits
     partitions: PartitionSpool
     records: RecordSpool
+    passed: Callable[[int], object]
     changes: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(CHANGES, 0)))
     reasons: Counter[str] = field(default_factory=Counter)
     normalised: int = 0
@@ -87,7 +91,7 @@ class Intake:
         Raises:
             InputError: see `read_fasta` and `refuse_nucleotides`.
         """
-        raw = _RawBytes()
+        raw = _RawBytes(self.passed)
         records: Iterable[Record] = read_fasta(
             path, max_record_residues=self.limits.max_record_residues, digest=raw
         )

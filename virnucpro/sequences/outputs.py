@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 from collections import Counter
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from virnucpro.files import atomic_path
+from virnucpro.progress import Progress
 from virnucpro.sequences.alphabet import KEY_BYTES
 from virnucpro.sequences.identifiers import Renames
 from virnucpro.sequences.shards import shard_bytes
@@ -111,33 +113,40 @@ def choose_shards(tokens: npt.NDArray[np.int64], shard_tokens: int) -> int:
     return number
 
 
-def write_shards(spool: PartitionSpool, number: int, directory: Path) -> ShardTotals:
+def write_shards(spool: PartitionSpool, number: int, directory: Path, sample: str) -> ShardTotals:
     """Write each shard's distinct sequences; frees the spool's disk space on the way.
 
     Args:
         spool: sequences of the accepted records.
         number: number of shards, a power of two.
         directory: where `00000.fasta` and so on are written.
+        sample: the sample's name, for the bar.
     """
     totals = ShardTotals()
     entries: dict[int, dict[str, Any]] = {}
-    for shard, parts in _shard_parts(spool, number):
-        name = f"{shard:05d}"
-        digest, lengths = hashlib.sha256(), Counter[int]()
-        with atomic_path(directory / f"{name}.fasta") as temporary, temporary.open("wb") as handle:
-            for lines in parts:
-                content = shard_bytes(lines)
-                handle.write(content)
-                digest.update(content)
-                lengths.update(map(len, lines))
-        lengths = Counter({size - _FRAME: count for size, count in lengths.items()})
-        totals.lengths.update(lengths)
-        entries[shard] = {
-            "name": name,
-            "sequences": lengths.total(),
-            "tokens": sum((length + 2) * count for length, count in lengths.items()),
-            "sha256": digest.hexdigest(),
-        }
+    progress = Progress(number, "shards", what=f"{sample}: writing")
+    with contextlib.closing(progress):
+        for shard, parts in _shard_parts(spool, number):
+            name = f"{shard:05d}"
+            digest, lengths = hashlib.sha256(), Counter[int]()
+            with (
+                atomic_path(directory / f"{name}.fasta") as temporary,
+                temporary.open("wb") as handle,
+            ):
+                for lines in parts:
+                    content = shard_bytes(lines)
+                    handle.write(content)
+                    digest.update(content)
+                    lengths.update(map(len, lines))
+            lengths = Counter({size - _FRAME: count for size, count in lengths.items()})
+            totals.lengths.update(lengths)
+            entries[shard] = {
+                "name": name,
+                "sequences": lengths.total(),
+                "tokens": sum((length + 2) * count for length, count in lengths.items()),
+                "sha256": digest.hexdigest(),
+            }
+            progress.step(1)
     totals.shards = [entries[shard] for shard in range(number)]
     return totals
 

@@ -16,6 +16,7 @@ from typing import Any
 from virnucpro.errors import DataError, InputError
 from virnucpro.files import atomic_path, scratch_directory, sha256_of, write_json
 from virnucpro.formats import SPLIT_FORMAT
+from virnucpro.progress import Progress
 from virnucpro.sequences.compression import STANDARD_INPUT, name_of
 from virnucpro.sequences.identifiers import Renames, refuse_duplicates, rename_duplicates
 from virnucpro.sequences.intake import Intake, Limits
@@ -110,7 +111,7 @@ def split(
         staged_directory(shards_dir) as staging,
         scratch_directory(shards_dir) as spool,
     ):
-        intake, inputs = _read_all(fastas, parameters, spool)
+        intake, inputs = _read_all(fastas, sample, parameters, spool)
         files = [entry["path"] for entry in inputs]
         renames = _resolve_ids(intake.records, files, duplicate_ids)
         number = choose_shards(intake.partitions.tokens, shard_tokens)
@@ -123,7 +124,7 @@ def split(
             records=new_records,
             quarantine=staging / "quarantine.tsv",
         )
-        totals = write_shards(intake.partitions, number, staging)
+        totals = write_shards(intake.partitions, number, staging, sample)
         counts = _count(intake, totals, renames, new_records, staging / "quarantine.tsv")
         manifest = _manifest(sample, parameters, inputs, counts, intake, totals)
         manifest["records_sha256"] = sha256_of(new_records)
@@ -153,11 +154,13 @@ def _check_paths(fastas: Sequence[Path], shards_dir: Path, records: Path) -> Non
 
 
 def _read_all(
-    fastas: Sequence[Path], parameters: _Parameters, spool: Path
+    fastas: Sequence[Path], sample: str, parameters: _Parameters, spool: Path
 ) -> tuple[Intake, list[dict[str, Any]]]:
     """Read all inputs into spools; give also their entries in the manifest."""
     limits = Limits(parameters.max_invalid_fraction, parameters.max_record_residues)
-    intake = Intake(limits, PartitionSpool(spool), RecordSpool(spool / "records.arrow"))
+    records = RecordSpool(spool / "records.arrow")
+    progress = Progress(_bytes_of(fastas), "bytes", what=f"{sample}: reading")
+    intake = Intake(limits, PartitionSpool(spool), records, progress.step)
     inputs = []
     try:
         for index, path in enumerate(fastas):
@@ -166,6 +169,7 @@ def _read_all(
                 logger.warning("%s: holds no record", entry["path"])
             inputs.append(entry)
     finally:
+        progress.close()
         intake.records.close()
     read, quarantined = len(intake.records), intake.reasons.total()
     if not read:
@@ -180,6 +184,12 @@ def _read_all(
             hint=f"the first: {_first_detail(intake.records)}",
         )
     return intake, inputs
+
+
+def _bytes_of(fastas: Sequence[Path]) -> int | None:
+    """Sum the inputs' sizes; None where one is no file, such as standard input."""
+    files = [path for path in fastas if path.is_file()]
+    return sum(path.stat().st_size for path in files) if len(files) == len(fastas) else None
 
 
 def _first_detail(records: RecordSpool) -> str:

@@ -11,7 +11,7 @@ import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from virnucpro.errors import DataError, InputError
 from virnucpro.files import atomic_path
 from virnucpro.plan.plan import read_plan
+from virnucpro.progress import Progress
 from virnucpro.sequences.alphabet import KEY_BYTES
 from virnucpro.store.exports import FAIR_ESM_NAMES, check_exports, export
 from virnucpro.store.h5ad import H5adWriter, ObsBlock
@@ -184,7 +185,9 @@ def _write_h5ad(
         return np.asarray(open_array(extra_path(npy, "pseudo_perplexity"), 1))
 
     first = 0
+    progress = Progress(kept, "rows", what=f"{manifest['sample']}: writing")
     with ExitStack() as stack:
+        stack.enter_context(closing(progress))
         stack.enter_context(writer)
         residues = None
         if residues_path:
@@ -215,6 +218,7 @@ def _write_h5ad(
                 writer.write(obs, _gather(shards, numbers, array))
                 if residues is not None:
                     residues.write_records(obs.ids, places)
+                progress.step(len(numbers))
             counts["truncated"] += int(obs.truncated.sum())
             counts["normalised"] += int(obs.normalised.sum())
             counts["with_nul"] += count_nul(block["id"]) + count_nul(block["description"])

@@ -120,11 +120,15 @@ def _open(path: Path) -> pq.ParquetFile:
 def _batches(
     path: Path, columns: tuple[str, ...], rows: int = BLOCK
 ) -> Iterator[dict[str, pa.Array]]:
-    """Yield blocks of at most `rows` records, in file order, as column -> array."""
+    """Yield blocks of at most `rows` records, in file order, as column -> array.
+
+    A block lies in one row group: `split` makes them small where the texts are long.
+    """
     with _open(path) as file:
         try:
-            for batch in file.iter_batches(batch_size=rows, columns=list(columns)):
-                yield {name: batch.column(name) for name in columns}
+            for group in range(file.num_row_groups):
+                for batch in file.iter_batches(rows, [group], list(columns)):
+                    yield {name: batch.column(name) for name in columns}
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"is damaged ({error})", path=path, hint=_HINT) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -13,6 +14,7 @@ from virnucpro.errors import DataError
 from virnucpro.files import read_json, sha256_meanwhile, sha256_of
 from virnucpro.formats import SPLIT_FORMAT, check_format
 from virnucpro.plan.plan import Plan, read_plan
+from virnucpro.progress import Progress
 from virnucpro.store.receipts import ShardEmbeddings, check_complete, verify_shard
 from virnucpro.store.records import Places, RecordKeys, place_shard, read_keys
 
@@ -83,26 +85,29 @@ def verify_shards(
     shards = Shards(names, [], [], Places.empty(keys.shards), {})
     residues: int | None = 0
     digest = hashlib.sha256()
-    hashes = _hashed_ahead([embeddings_dir / f"{name}.npy" for name in names])
-    for number, (name, facts) in enumerate(zip(names, manifest["shards"], strict=True)):
-        plan, shard = _verify(name, facts, plans_dir, embeddings_dir, next(hashes))
-        if "residues" not in shard.extras:
-            residues = None
-        residues = place_shard(
-            *(name, plan, shard.quarantined, keys, keys.of_shard(number), shards.places),
-            first_residue=residues,
-        )
-        shards.receipts.append(shard.receipt)
-        shards.quarantined.append(shard.quarantined)
-        parameters = shards.plan or plan.parameters
-        if parameters != plan.parameters:
-            raise DataError(
-                f"plans differ in their parameters: {names[0]} has {parameters}, {name} has "
-                f"{plan.parameters}",
-                hint="remove the sample's plans and run again",
+    progress = Progress(len(names), "shards", what=f"{manifest['sample']}: checking")
+    with contextlib.closing(progress):
+        hashes = _hashed_ahead([embeddings_dir / f"{name}.npy" for name in names])
+        for number, (name, facts) in enumerate(zip(names, manifest["shards"], strict=True)):
+            plan, shard = _verify(name, facts, plans_dir, embeddings_dir, next(hashes))
+            if "residues" not in shard.extras:
+                residues = None
+            residues = place_shard(
+                *(name, plan, shard.quarantined, keys, keys.of_shard(number), shards.places),
+                first_residue=residues,
             )
-        shards.plan.update(plan.parameters)
-        digest.update(plan.content_hash.encode())
+            shards.receipts.append(shard.receipt)
+            shards.quarantined.append(shard.quarantined)
+            parameters = shards.plan or plan.parameters
+            if parameters != plan.parameters:
+                raise DataError(
+                    f"plans differ in their parameters: {names[0]} has {parameters}, {name} has "
+                    f"{plan.parameters}",
+                    hint="remove the sample's plans and run again",
+                )
+            shards.plan.update(plan.parameters)
+            digest.update(plan.content_hash.encode())
+            progress.step(1)
     shards.plan["hash"] = digest.hexdigest()
     return replace(shards, residues=residues)
 

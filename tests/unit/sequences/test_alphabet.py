@@ -5,7 +5,13 @@ from esm.data import Alphabet
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnucpro.sequences.alphabet import CHANGES, RESIDUES, normalise, sequence_key
+from virnucpro.sequences.alphabet import (
+    CHANGES,
+    RESIDUES,
+    normalise,
+    sequence_key,
+    sequence_keys,
+)
 
 CASES = {
     "nothing to do": (b"LAGVSERTIDPKQNFYMHWCXBUZO", b"LAGVSERTIDPKQNFYMHWCXBUZO", {}),
@@ -65,3 +71,9 @@ def test_no_letter_is_lost_without_being_counted(raw):
 def test_key_is_blake2b_of_128_bits():
     assert sequence_key(b"MKV") == blake2b(b"MKV", digest_size=16).digest()
     assert sequence_key(b"").hex() == "cae66941d9efbd404e4d88758ea67670"
+
+
+def test_keys_of_many_are_the_keys_of_each():
+    many = [b"MKV", b"", b"M" * 5000, b"MKV"]
+    assert sequence_keys(many) == [sequence_key(residues).hex() for residues in many]
+    assert sequence_keys([]) == []

@@ -1,11 +1,13 @@
 import csv
 import hashlib
+import io
 import logging
 import os
 import random
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -277,6 +279,52 @@ def test_the_summary_is_logged(tmp_path, caplog):
 
 
 # --- shards -------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_lines_say_how_many_bytes_of_an_archive_were_read_and_of_which_sample(tmp_path, caplog):
+    archive = COMPRESS["gzip"](fasta(proteins(50)))
+    with caplog.at_level(logging.INFO, logger="virnucpro"):
+        run(tmp_path, archive, fasta(proteins(3, seed=2), 50))
+    size = sum((tmp_path / f"{number}.fasta").stat().st_size for number in (0, 1))
+    assert f"s: reading {size:,} bytes in " in caplog.text
+    assert "s: writing 1 shards in " in caplog.text
+
+
+def test_bars_are_shown_on_a_terminal_and_taken_away_also_after_an_error(
+    tmp_path, monkeypatch, caplog
+):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with caplog.at_level(logging.INFO, logger="virnucpro"):
+        run(tmp_path, fasta(proteins(5)))
+        with pytest.raises(InputError):
+            run(tmp_path, b"no FASTA\n")
+    for bar in ("s: reading   0%|", "s: writing   0%|"):
+        assert bar in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r")
+
+
+def test_of_standard_input_what_was_read_is_shown_without_a_share(tmp_path, monkeypatch, caplog):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(fasta(proteins(5)))))
+    with caplog.at_level(logging.INFO, logger="virnucpro"):
+        run(tmp_path, Path("-"))
+    assert "s: reading 0.00 bytes, " in terminal.getvalue()
+    assert "s: reading   0%" not in terminal.getvalue()
+
+
+def test_the_quiet_see_no_progress(tmp_path, monkeypatch, caplog):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with caplog.at_level(logging.WARNING, logger="virnucpro"):
+        run(tmp_path, fasta(proteins(5)))
+    assert terminal.getvalue() == caplog.text == ""
 
 
 def distinct_sequences(shards):

@@ -1,5 +1,7 @@
 import hashlib
+import io
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from virnucpro.sequences.alphabet import sequence_key
 from virnucpro.sequences.shards import read_shard
 from virnucpro.sequences.split import split
 from virnucpro.store.ledger import read_quarantine
+from virnucpro.store.receipts import all_finite
 
 Make = Callable[..., Sample]
 
@@ -259,6 +262,45 @@ def test_odd_ids_survive_unchanged_in_obs_and_quarantine(make_sample: Make) -> N
     assert {row["detail"] for row in rows} == {"a\rb"}
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_lines_say_how_many_rows_of_which_sample_were_written(
+    sample: Sample, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="virnucpro"):
+        rows = sample.merge()["embedded"]
+    assert f"s1: checking {len(sample.names)} shards in " in caplog.text
+    assert f"s1: writing {rows} rows in " in caplog.text
+
+
+def test_bars_are_shown_on_a_terminal_and_taken_away_also_after_an_error(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with caplog.at_level(logging.INFO, logger="virnucpro"):
+        sample.merge()
+        sample.npy("00002").write_bytes(b"")
+        with pytest.raises(DataError):
+            sample.merge()
+    for bar in ("s1: checking   0%|", "s1: writing   0%|"):
+        assert bar in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r")
+
+
+def test_the_quiet_see_no_progress(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with caplog.at_level(logging.WARNING, logger="virnucpro"):
+        sample.merge()
+    assert terminal.getvalue() == ""
+
+
 def test_nul_in_an_id_becomes_a_visible_sign_and_is_warned_about(
     make_sample: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -416,6 +458,18 @@ def test_two_shards_that_changed_names_are_refused(sample: Sample) -> None:
         two.write_bytes(keep)
     with pytest.raises(DataError, match="shard 00001: shard differs"):
         sample.merge()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_seen_and_the_largest_number_is_not(dtype: Any, bad: float) -> None:
+    limits = np.finfo(dtype)
+    fine = [0.0, -0.0, limits.max, limits.min, limits.smallest_subnormal, -1.0]
+    values = np.array(fine, dtype).reshape(3, 1, 2)
+    assert all_finite(values)
+    assert all_finite(values[:0])
+    values[1, 0, 1] = bad
+    assert not all_finite(values)
 
 
 def test_nan_row_that_no_receipt_lists_is_refused(sample: Sample) -> None:
