@@ -36,6 +36,7 @@ from virnucpro.files import read_json, sha256_of, write_json
 from virnucpro.formats import EMBED_FORMAT
 from virnucpro.plan.build import plan_shard
 from virnucpro.plan.plan import read_plan
+from virnucpro.store.summaries import TRACE_COLUMNS
 
 ROOT = Path(__file__).parents[1]
 LETTERS = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", np.uint8)
@@ -155,15 +156,14 @@ def simulate_shard(path: Path, target: Path, dim: int) -> None:
         part[:] = noise[: len(part)]
     array.flush()
     del array
-    (target / f"{path.stem}.trace.tsv").write_text(
-        "step\titems\ttokens\tseconds\tpeak_memory_bytes\tnote\n"
-    )
+    (target / f"{path.stem}.trace.tsv").write_text("\t".join(TRACE_COLUMNS) + "\n")
     write_json(
         target / f"{path.stem}.json",
         {
             "format": EMBED_FORMAT,
             "shard": path.stem,
             "array_sha256": sha256_of(npy),
+            "extras": {},
             "shape": [sequences, 1, dim],
             "dtype": "float16",
             "plan_hash": plan.content_hash,
@@ -173,6 +173,7 @@ def simulate_shard(path: Path, target: Path, dim: int) -> None:
             "demo": True,
             "layers": [1],
             "pooling": "mean",
+            "pseudo_perplexity": "none",
             "compute_dtype": "float16",
             "device": "simulated",
             "backend": "simulated",

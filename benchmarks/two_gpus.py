@@ -1,12 +1,13 @@
 """Runs the whole workflow on one GPU and on two of the same machine, and compares.
 
-    python benchmarks/two_gpus.py --model 650M --sequences 200000
+    python benchmarks/two_gpus.py --sequences 200000                # one after the other
+    python benchmarks/two_gpus.py --sequences 200000 --at-once      # on three GPUs, side by side
 
-What comes before the embedding (conversion of the weights, split, plans, token budget) is done
-once, timed, and copied to both runs: they start from the same plans and the same number of tokens a
-step, so their results have to be the same to the bit. What follows is ``snakemake --resources
-gpu=1`` and ``gpu=2``, from the plans to the merged file and the report. ``--gpus 1 2 4`` asks for
-more jobs at a time than a machine of two GPUs has devices: two of them then wait for a lock.
+The weights are converted and the token budget is measured once, timed, and copied to all runs: they
+start with the same number of tokens a step, so their results have to be the same to the bit. What
+follows is ``snakemake --resources gpu=1`` and ``gpu=2``, from the FASTA files to the merged files
+and the reports. ``--gpus 1 2 4`` asks for more jobs at a time than a machine of two GPUs has
+devices: two of them then wait for a lock. With ``--at-once`` each run sees devices of its own.
 
 A GPU's busy share is the mean of what nvidia-smi says every half second, from the start of the
 first embed job to the end of the last; beside it stand the seconds of its steps, from the traces.
@@ -28,6 +29,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,7 +41,6 @@ from peers import MODELS, describe_run, random_proteins, token_counts
 from virnucpro.files import sha256_of
 
 ROOT = Path(__file__).parents[1]
-SAMPLE = "random"
 SMALL = 1 << 20  # bytes; larger files are linked into a run's folder, and never written in place
 CLAIMED = re.compile(r"INFO +GPU: (\S+) ")
 SAMPLED = "timestamp,uuid,utilization.gpu,power.draw"
@@ -85,15 +86,20 @@ class Outcome:
         return tuple(np.mean(during, axis=0)) if during else None
 
 
-def snakemake(workdir: Path, options: argparse.Namespace, *arguments: object) -> float:
-    """Run the workflow in a folder; give the wall seconds."""
+def snakemake(
+    workdir: Path, options: argparse.Namespace, *arguments: object, devices: str | None = None
+) -> float:
+    """Run the workflow in a folder, on some devices or all; give the wall seconds."""
     command = [sys.executable, "-m", "snakemake", *map(str, arguments)]
     command += ["--snakefile", str(ROOT / "workflow" / "Snakefile"), "--directory", str(workdir)]
     command += ["--cores", str(options.cores)]
     if importlib.util.find_spec("pulp") is None:
         command += ["--scheduler", "greedy"]
+    environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": devices} if devices else {})}
     start = time.perf_counter()
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
     seconds = time.perf_counter() - start
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stdout}")
@@ -115,26 +121,35 @@ def make_command(folder: Path) -> None:
     os.environ["PATH"] = os.pathsep.join([str(program.parent), os.environ["PATH"]])
 
 
+def samples(options: argparse.Namespace) -> list[str]:
+    """Name the samples."""
+    return [f"random{number}" for number in range(options.samples)]
+
+
 def prepare(workdir: Path, options: argparse.Namespace) -> float:
-    """Write the input and do everything that comes before the embedding; give its seconds."""
-    sequences = random_proteins(options.sequences, options.seed)
-    tokens = int(token_counts(sequences).sum())
-    # A quarter above the mean, so that chance does not double the number of shards.
-    shard_tokens = int(1.25 * tokens / options.shards)
+    """Write the input, convert the weights and measure the token budget; seconds of the latter."""
     (workdir / "data").mkdir(parents=True)
     (workdir / "config").mkdir()
-    write_fasta(workdir / "data" / "proteins.faa", sequences)
+    largest = total = 0
+    for number, sample in enumerate(samples(options)):
+        sequences = random_proteins(options.sequences // options.samples, options.seed + number)
+        tokens = int(token_counts(sequences).sum())
+        largest, total = max(largest, tokens), total + tokens
+        write_fasta(workdir / "data" / f"{sample}.faa", sequences)
+    # A quarter above the mean, so that chance does not double the number of shards.
+    shard_tokens = int(1.25 * largest / options.shards)
     model = MODELS[options.model].name
     write_published(workdir / "data" / f"{model}.pt", options.model, torch.float32, options.seed)
-    (workdir / "config" / "samples.tsv").write_text(f"sample\tfasta\n{SAMPLE}\tdata/proteins.faa\n")
+    sheet = "".join(f"{sample}\tdata/{sample}.faa\n" for sample in samples(options))
+    (workdir / "config" / "samples.tsv").write_text(f"sample\tfasta\n{sheet}")
     (workdir / "config" / "config.yaml").write_text(
         f"model: data/{model}.pt\nsplit: {{shard_tokens: {shard_tokens}}}\n"
     )
-    seconds = snakemake(workdir, options, "plans", f"resources/token_budget/{model}.json")
-    shards = len(list((workdir / "results" / SAMPLE / "plan").glob("*.parquet")))
+    seconds = snakemake(workdir, options, f"resources/token_budget/{model}.json")
     print(
-        f"\n{options.model}, {len(sequences):,} proteins, {tokens:,} tokens, {shards} shards; "
-        f"weights, split, plans and token budget: {seconds:.1f} s",
+        f"\n{options.model}, {options.sequences:,} proteins, {total:,} tokens, {options.samples} "
+        f"samples of {options.shards} shards; conversion of the weights and token budget: "
+        f"{seconds:.1f} s",
         flush=True,
     )
     return seconds
@@ -176,23 +191,26 @@ def sampled_gpus() -> Iterator[list[tuple[float, str, float, float]]]:
                     samples.append((when + float(stamp[19:] or 0), uuid, utilisation, power))
 
 
-def run(prepared: Path, workdir: Path, gpus: int, options: argparse.Namespace) -> Outcome:
-    """Run the rest of the workflow with so many GPU jobs at a time."""
+def run(
+    prepared: Path, workdir: Path, gpus: int, options: argparse.Namespace, first: int
+) -> Outcome:
+    """Run the workflow with so many GPU jobs at a time, at once on devices from `first`."""
     copy(prepared, workdir)
-    with sampled_gpus() as samples:
-        seconds = snakemake(workdir, options, "--resources", f"gpu={gpus}")
-    embeddings = workdir / "results" / SAMPLE / "embeddings"
+    devices = ",".join(map(str, range(first, first + gpus))) if options.at_once else None
+    with sampled_gpus() as sampled:
+        seconds = snakemake(workdir, options, "--resources", f"gpu={gpus}", devices=devices)
+    print(f"gpu={gpus}: {seconds:.1f} s", flush=True)
     jobs = []
-    for receipt in sorted(embeddings.glob("*.json")):
-        shard = receipt.stem
-        log = (workdir / "logs" / "embed" / SAMPLE / f"{shard}.log").read_text()
+    for receipt in sorted((workdir / "results").glob("*/embeddings/*.json")):
+        sample, shard = receipt.parts[-3], receipt.stem
+        log = (workdir / "logs" / "embed" / sample / f"{shard}.log").read_text()
         claimed = CLAIMED.search(log)
-        (measured,) = rows(workdir / "benchmarks" / "results" / "embed" / SAMPLE / f"{shard}.tsv")
+        (measured,) = rows(workdir / "benchmarks" / "results" / "embed" / sample / f"{shard}.tsv")
         end = receipt.stat().st_mtime
-        steps = sum(float(row["seconds"]) for row in rows(embeddings / f"{shard}.trace.tsv"))
+        steps = sum(float(row["seconds"]) for row in rows(receipt.with_suffix(".trace.tsv")))
         gpu = claimed[1] if claimed else "no GPU"
         jobs.append(Job(gpu, end - float(measured["s"]), end, steps))
-    return Outcome(gpus, seconds, jobs, samples)
+    return Outcome(gpus, seconds, jobs, sampled)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -223,14 +241,16 @@ def report(before: float, outcomes: Sequence[Outcome], folder: Path) -> None:
     """Print the tables."""
     first = outcomes[0]
     print(
-        "\n| `--resources` | whole workflow s | ratio | embedding s | ratio | jobs sharing a GPU |"
+        "\n| `--resources` | first run s | ratio | with weights and budget there s | ratio "
+        "| embedding s | ratio | jobs sharing a GPU |"
     )
-    print("|:---|---:|---:|---:|---:|---:|")
+    print("|:---|---:|---:|---:|---:|---:|---:|---:|")
     for run_ in outcomes:
         whole = before + run_.seconds
         print(
-            f"| gpu={run_.gpus} | {whole:.1f} | {(before + first.seconds) / whole:.2f} | "
-            f"{run_.embedding:.1f} | {first.embedding / run_.embedding:.2f} | "
+            f"| gpu={run_.gpus} | {whole:.1f} | {(before + first.seconds) / whole:.3f} | "
+            f"{run_.seconds:.1f} | {first.seconds / run_.seconds:.3f} | "
+            f"{run_.embedding:.1f} | {first.embedding / run_.embedding:.3f} | "
             f"{overlapping(run_.jobs)} |"
         )
     print("\n| `--resources` | GPU | shards | steps s | of the embedding | busy % | power W |")
@@ -255,10 +275,9 @@ def report(before: float, outcomes: Sequence[Outcome], folder: Path) -> None:
 
 def digests(workdir: Path) -> dict[str, str]:
     """Hash the files that must not depend on the number of GPUs."""
-    results = workdir / "results" / SAMPLE
-    arrays = sorted((results / "embeddings").glob("*.npy"))
-    receipts = sorted((results / "embeddings").glob("*.json"))
-    files = [*arrays, *receipts, results / "embeddings.h5ad"]
+    results = workdir / "results"
+    patterns = ("*/embeddings/*.npy", "*/embeddings/*.json", "*/embeddings.h5ad")
+    files = sorted(path for pattern in patterns for path in results.glob(pattern))
     return {str(path.relative_to(results)): sha256_of(path) for path in files}
 
 
@@ -267,7 +286,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=MODELS, default="650M")
     parser.add_argument("--sequences", type=int, default=200_000)
-    parser.add_argument("--shards", type=int, default=8, help="a power of two")
+    parser.add_argument("--samples", type=int, default=1)
+    parser.add_argument("--shards", type=int, default=8, help="of a sample; a power of two")
+    parser.add_argument("--at-once", action="store_true", help="each run on devices of its own")
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 2], help="one run for each")
     parser.add_argument("--cores", default="all")
     parser.add_argument("--folder", type=Path, help="for the files; default: a temporary one")
@@ -287,10 +308,15 @@ def main() -> None:
         folder = Path(name)
         make_command(folder)
         before = prepare(folder / "prepared", options)
-        outcomes = []
-        for gpus in options.gpus:
-            outcomes.append(run(folder / "prepared", folder / f"gpu{gpus}", gpus, options))
-            print(f"gpu={gpus}: {outcomes[-1].seconds:.1f} s after the plans", flush=True)
+        firsts = itertools.accumulate(options.gpus, initial=0)
+        with ThreadPoolExecutor(len(options.gpus) if options.at_once else 1) as runs:
+            pending = [
+                runs.submit(
+                    *(run, folder / "prepared", folder / f"gpu{gpus}", gpus, options, first)
+                )
+                for gpus, first in zip(options.gpus, firsts, strict=False)
+            ]
+            outcomes = [one.result() for one in pending]
         report(before, outcomes, folder)
 
 
