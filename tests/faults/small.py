@@ -40,9 +40,12 @@ class Small:
     Args:
         folder: where everything is written.
         inputs: where FASTA file and model are, whose paths go into some outputs.
+        rich: whether everything that can be is kept: windows, residues, scores. No pieces then.
     """
 
-    def __init__(self, folder: Path, inputs: Path) -> None:
+    def __init__(self, folder: Path, inputs: Path, *, rich: bool = False) -> None:
+        self.rich = rich
+        self.residues = folder / "residues.h5" if rich else None
         self.folder, self.inputs = folder, inputs
         self.fasta, self.published = inputs / "in.faa", inputs / "esm2_tiny.pt"
         self.shards, self.plans = folder / "shards", folder / "plan"
@@ -61,6 +64,7 @@ class Small:
         self.fasta.write_text("".join(lines) + ">none\n\n")
         torch.save(published(make_esm2()), self.published)
         receipt = {"name": "imaginary", "weights_sha256": fast.WEIGHTS, "demo": True}
+        receipt["has_lm_head"] = True
         write_json(self.inputs / "imaginary.json", receipt | {"dim": fast.DIM})
         fast.write_budget(self.inputs / "imaginary_budget.json", TOKENS)
 
@@ -81,6 +85,8 @@ class Small:
                 self.plans / f"{name}.json",
                 token_budget=TOKENS,
                 max_sequence_length=fast.LONGEST,
+                long_sequences="window" if self.rich else "truncate",
+                window_overlap=20,
                 cache_dir=self.cache,
             )
 
@@ -93,8 +99,9 @@ class Small:
         )
 
     def embed(self) -> None:
+        more = {"pooling": "none", "pseudo_perplexity": "one-pass"} if self.rich else {}
         for name in SHARDS:
-            embed_shard(self.shard_files(name), fast.CPU)
+            embed_shard(self.shard_files(name), dataclasses.replace(fast.CPU, **more))
 
     def merge(self) -> None:
         exports = {"parquet": "e.parquet", "npy": "e.npy", "uniprot-h5": "e.h5"}
@@ -105,6 +112,7 @@ class Small:
             embeddings_dir=self.embeddings,
             output=self.h5ad,
             quarantine=self.quarantine,
+            residues=self.residues,
             exports={kind: self.folder / "exports" / name for kind, name in exports.items()},
         )
 

@@ -27,10 +27,15 @@ KINDS = {
     "weights' receipt": ("model/w.json", "model"),
     "token budget": ("imaginary_budget.json", "budget"),
     "embeddings": ("embeddings/00000.npy", "embed"),
+    "residues": ("embeddings/00001.residues.npy", "embed"),
+    "scores": ("embeddings/00000.pseudo_perplexity.npy", "embed"),
     "embeddings' receipt": ("embeddings/00000.json", "embed"),
     "trace": ("embeddings/00000.trace.tsv", "embed"),
 }
-RESULTS = ("embeddings.h5ad", "quarantine.tsv", "reports/run.json", "reports/plans.json")
+RESULTS = (
+    *("embeddings.h5ad", "residues.h5", "quarantine.tsv"),
+    *("reports/run.json", "reports/plans.json"),
+)
 SEEDS = [
     *(pytest.param(seed, id=str(seed)) for seed in range(5)),
     *(pytest.param(seed, id=str(seed), marks=pytest.mark.long) for seed in range(5, 60)),
@@ -43,7 +48,7 @@ def calm(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         stand_ins(patch)
         folder = tmp_path_factory.mktemp("calm")
-        small = Small(folder / "run", folder / "inputs")
+        small = Small(folder / "run", folder / "inputs", rich=True)
         small.write_inputs()
         for step in STEPS:
             getattr(small, step)()
@@ -76,7 +81,7 @@ def test_damaged_file_is_named_or_made_again_and_never_merged(kind, seed, calm, 
     name, after = KINDS[kind]
     if kind == "cached plan":
         after = "plan"
-    small = Small(tmp_path / "run", tmp_path / "inputs")
+    small = Small(tmp_path / "run", tmp_path / "inputs", rich=True)
     shutil.copytree(calm.folder.parent / after, small.folder)
     shutil.copytree(calm.inputs, small.inputs)
     damaged = (small.inputs if name.startswith("imaginary") else small.folder) / name

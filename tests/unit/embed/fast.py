@@ -11,6 +11,7 @@ import torch
 from tests.unit.embed.builders import random_proteins
 from virnucpro.embed import shard as shard_module
 from virnucpro.embed.engine import Failure, StepResult
+from virnucpro.embed.readout import token_ranges
 from virnucpro.embed.shard import EmbedOptions, ShardFiles
 from virnucpro.files import write_json
 from virnucpro.formats import BUDGET_FORMAT
@@ -40,8 +41,11 @@ class Engine:
     seconds = 0.0
     launched = 0
 
-    def __init__(self, _model, shape, layers, exact_model, **_options):
+    def __init__(
+        self, _model, shape, layers, exact_model, *, pooling="mean", residues=None, likelihood=False
+    ):
         self.shape, self.layers = shape, layers
+        self.residues, self.likelihood = residues, likelihood
 
     def stream(self, batches):
         waiting = None  # as the real one: a step is under way while the one before is handed out
@@ -69,6 +73,14 @@ class Engine:
             if row[0, 0] < 0.02:  # some sequences cannot be embedded
                 row[:] = np.nan
                 result.failures.append(Failure(index, "not_finite", "NaN or infinity"))
+        if self.likelihood:
+            result.likelihood = -result.pooled[:, 0, 0]
+        if self.residues is not None:
+            lengths = np.diff(token_ranges(batch))[:, 0].tolist()
+            result.residues = [
+                None if np.isnan(row).any() else np.repeat(row[None], length, axis=0)
+                for row, length in zip(result.pooled, lengths, strict=True)
+            ]
         result.recomputed = len(result.failures)
         result.splits = int(result.pooled[0, 0, 1] < 0.1)
         return result
