@@ -208,7 +208,7 @@ def run_report(
     check_complete(names, embeddings_dir, (".json", ".trace.tsv"))
     plans = read_plan_reports(manifest, plans_dir)
     receipts = [read_receipt(embeddings_dir / f"{name}.json") for name in names]
-    traces = [read_trace(embeddings_dir, name) for name in names]
+    traces = [read_trace(embeddings_dir, receipt) for receipt in receipts]
     summary = summarise_records(records)
     totals = summarise_plans(plans)
     parameters = {field: plans[0][field] for field in PARAMETERS}

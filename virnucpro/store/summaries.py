@@ -225,15 +225,22 @@ class Trace:
     peak_memory_bytes: npt.NDArray[np.int64]
 
 
-def read_trace(embeddings_dir: Path, shard: str) -> Trace:
+def read_trace(embeddings_dir: Path, receipt: dict[str, Any]) -> Trace:
     """Read a shard's trace.
+
+    Args:
+        embeddings_dir: holds ``{shard}.trace.tsv``.
+        receipt: of the shard's embeddings, which knows the number of steps.
 
     Raises:
         DataError: it is missing or damaged.
     """
+    shard = receipt["shard"]
     path = embeddings_dir / f"{shard}.trace.tsv"
     rows = list(read_table(path, TRACE_COLUMNS))
     try:
+        if len(rows) != receipt["steps"]:
+            raise ValueError(f"it has {len(rows)} steps, the receipt {receipt['steps']}")
         for row in rows:
             line = "\t".join(row[name] for name in TRACE_COLUMNS[:-1])
             if zlib.crc32(line.encode()) != int(row["crc32"], 16):

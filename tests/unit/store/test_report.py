@@ -217,7 +217,7 @@ def test_report_of_records_that_do_not_add_up_is_refused(sample: Sample) -> None
         run(sample)
 
 
-@pytest.mark.parametrize("content", ["step\titems\n", None])
+@pytest.mark.parametrize("content", ["step\titems\n", TRACE, None])
 @pytest.mark.fault(11)
 def test_damaged_trace_is_refused(sample: Sample, content: str | None) -> None:
     sample.merge()
