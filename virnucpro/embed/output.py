@@ -247,7 +247,9 @@ class ShardOutput:
         """Write the values of whole sequences: [n, layers, dim] and mean log-likelihoods [n]."""
         self._embeddings[rows] = values
         if self._perplexity is not None:
-            self._perplexity[rows] = np.exp(-likelihood.astype(np.float64))
+            scores = np.exp(-likelihood.astype(np.float64))
+            scores[np.isnan(scores)] = np.nan  # the one NaN: those of a piece have lost their sign
+            self._perplexity[rows] = scores
 
     def _put_together(self, row: int, windows: list[tuple[int, np.ndarray, float]]) -> None:
         """Write the values of a sequence from those of its windows, which are in order.

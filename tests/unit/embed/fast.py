@@ -102,7 +102,7 @@ def fast(monkeypatch):
     return Engine
 
 
-def make_files(folder, count=300, token_budget=256, out="out"):
+def make_files(folder, count=300, token_budget=256, out="out", longest=150, **options):
     """A shard and its plan, and the budget of a device that is not there."""
     folder.mkdir(parents=True, exist_ok=True)
     files = ShardFiles(
@@ -115,16 +115,17 @@ def make_files(folder, count=300, token_budget=256, out="out"):
         receipt=folder / out / "00000.json",
         trace=folder / out / "00000.trace.tsv",
     )
-    write_shard(files.shard, random_proteins(count))
+    write_shard(files.shard, random_proteins(count, longest))
     plan_shard(
         files.shard,
         files.plan,
         folder / "00000.json",
         token_budget=token_budget,
         max_sequence_length=LONGEST,
+        **options,
     )
     receipt = {"name": "imaginary", "weights_sha256": WEIGHTS, "demo": True, "dim": DIM}
-    write_json(files.model_receipt, receipt)
+    write_json(files.model_receipt, receipt | {"has_lm_head": True})
     write_budget(files.budget, token_budget)
     return files
 

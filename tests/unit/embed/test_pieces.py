@@ -113,6 +113,35 @@ def test_quarantined_rows_retries_and_recomputed_rows_survive(files, undisturbed
     assert embed_shard(files, CPU) == receipt
 
 
+@pytest.mark.fault(1)
+@pytest.mark.parametrize("number", [3, 17, 40])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_windows_and_scores_continue_too(tmp_path, fast, number, dtype):
+    """Some sequences have windows in the steps before the end and in those after it."""
+    wanted = dataclasses.replace(CPU, pseudo_perplexity="one-pass", output_dtype=dtype)
+    windows = {"longest": 600, "long_sequences": "window", "window_overlap": 30}
+    calm = make_files(tmp_path / "calm", 60, **windows)
+    receipt = embed_shard(calm, wanted)
+    assert receipt["steps"] > 45
+    fast.launched = 0
+    files = make_files(tmp_path / "shard", 60, **windows)
+    assert stop_run(files, fast, number, wanted)
+    embed_shard(files, wanted)
+    assert fast.launched == receipt["steps"] - number + 1
+    assert bytes_of(files) == bytes_of(calm)
+    scores = [one.extras["pseudo_perplexity"].read_bytes() for one in (files, calm)]
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.fault(14)
+def test_a_run_that_keeps_residues_starts_anew(tmp_path, fast):
+    """Its pieces would be a copy of all of them: small shards take their place."""
+    files, wanted = make_files(tmp_path / "shard"), dataclasses.replace(CPU, pooling="none")
+    assert stop_run(files, fast, 50, wanted) == []
+    receipt = embed_shard(files, wanted)
+    assert fast.launched == receipt["steps"]
+
+
 class AtOnce(ThreadPoolExecutor):
     """Does in `submit` what a thread would do soon, so that a busy machine changes nothing."""
 
