@@ -24,7 +24,7 @@ GIVEN_A_PATH = {
     "sequences/outputs.py:write_records": "records and quarantine, from split",
     "store/exports.py": "exports, from export",
     "store/h5ad.py:__init__": "embeddings.h5ad, from merge",
-    "store/residues.py:__init__": "residues.h5, from merge",
+    "store/residues.py:write_residues": "residues.h5, from merge",
     "store/tables.py:write_table": "tables, from their callers",
 }
 WRITERS = re.compile(

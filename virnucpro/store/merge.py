@@ -20,7 +20,6 @@ import numpy.typing as npt
 
 from virnucpro.errors import DataError, InputError
 from virnucpro.files import atomic_path
-from virnucpro.plan.plan import read_plan
 from virnucpro.progress import Progress
 from virnucpro.sequences.alphabet import KEY_BYTES
 from virnucpro.store.exports import FAIR_ESM_NAMES, check_exports, export
@@ -36,7 +35,7 @@ from virnucpro.store.ledger import (
 from virnucpro.store.provenance import DEMO_NOTICE, provenance
 from virnucpro.store.receipts import all_finite, extra_path, open_array
 from virnucpro.store.records import Places, iter_id_blocks, iter_records
-from virnucpro.store.residues import ResiduesWriter
+from virnucpro.store.residues import write_residues
 from virnucpro.store.shards import (
     Shards,
     check_written_by_split,
@@ -50,7 +49,6 @@ logger = logging.getLogger(__name__)
 
 _BLOCK_ROWS = 1 << 15  # a row group of records.parquet
 _BLOCK_BYTES = 64 << 20
-_RESIDUES_FACTS = ("sample", "notice", "model", "weights_sha256", "compute_dtype")
 _OPEN_ARRAYS = 256  # a mapped array keeps a file descriptor, and 1,024 is a common limit
 
 
@@ -126,10 +124,11 @@ def merge(
                 hint="embed them with --pooling=none",
             )
         counts = _write_h5ad(
-            new_output, manifest, shards, records, plans_dir, embeddings_dir, new_residues
+            new_output, manifest, shards, records, embeddings_dir, residues=new_residues is not None
         )
         if new_residues is not None:
-            counts["residues"] = shards.residues or 0
+            folders = {"plans_dir": plans_dir, "embeddings_dir": embeddings_dir}
+            write_residues(new_residues, new_output, shards, **folders)
         rows = _quarantined_rows(manifest, shards, records)
         write_quarantine(new_quarantine, itertools.chain(read_quarantine(split_quarantine), rows))
         read = int(manifest["records"]["read"])
@@ -146,32 +145,28 @@ def _write_h5ad(
     manifest: dict[str, Any],
     shards: Shards,
     records: Path,
-    plans_dir: Path,
     embeddings_dir: Path,
-    residues_path: Path | None,
+    *,
+    residues: bool,
 ) -> dict[str, int]:
-    """Write the rows of all records that have an embedding, and their residues if asked for."""
+    """Write the rows of all records that have an embedding; `residues`: say where theirs are."""
     receipt = shards.receipts[0]
-    facts = provenance(manifest, shards.receipts, shards.plan)
     kept = int(np.count_nonzero(~shards.places.quarantined))
     counts = {"truncated": 0, "normalised": 0, "with_nul": 0}
-    matrices = {
-        "dim": receipt["shape"][2],
-        "dtype": receipt["dtype"],
-        "layers": receipt["layers"],
-    }
     optional = [
         *(["windows"] if shards.plan["long_sequences"] == "window" else []),
         *(["pseudo_perplexity"] if "pseudo_perplexity" in receipt["extras"] else []),
-        *(["residues_start", "residues_end"] if residues_path else []),
+        *(["residues_start", "residues_end"] if residues else []),
     ]
     writer = H5adWriter(
         path,
         rows=kept,
+        dim=receipt["shape"][2],
+        dtype=receipt["dtype"],
+        layers=receipt["layers"],
         sample=manifest["sample"],
-        uns={"virnucpro": facts},
+        uns={"virnucpro": provenance(manifest, shards.receipts, shards.plan)},
         optional=optional,
-        **matrices,
     )
 
     @functools.lru_cache(maxsize=_OPEN_ARRAYS)
@@ -186,22 +181,7 @@ def _write_h5ad(
 
     first = 0
     progress = Progress(kept, "rows", what=f"{manifest['sample']}: writing")
-    with ExitStack() as stack:
-        stack.enter_context(closing(progress))
-        stack.enter_context(writer)
-        residues = None
-        if residues_path:
-            kind = {name: facts[name] for name in _RESIDUES_FACTS if facts[name] is not None}
-            residues = stack.enter_context(
-                ResiduesWriter(
-                    residues_path,
-                    records=kept,
-                    residues=shards.residues or 0,
-                    facts=kind,
-                    **matrices,
-                )
-            )
-            _write_residues(residues, shards, plans_dir, embeddings_dir)
+    with writer, closing(progress):
         for block in iter_records(records, _block_rows(receipt)):
             numbers = np.arange(first, first + len(block["id"]))
             first += len(numbers)
@@ -216,24 +196,12 @@ def _write_h5ad(
                 obs.optional["pseudo_perplexity"] = _gather(shards, numbers, perplexity)
             if len(numbers):
                 writer.write(obs, _gather(shards, numbers, array))
-                if residues is not None:
-                    residues.write_records(obs.ids, places)
                 progress.step(len(numbers))
             counts["truncated"] += int(obs.truncated.sum())
             counts["normalised"] += int(obs.normalised.sum())
             counts["with_nul"] += count_nul(block["id"]) + count_nul(block["description"])
     _log_counts(counts, receipt)
     return counts
-
-
-def _write_residues(
-    writer: ResiduesWriter, shards: Shards, plans_dir: Path, embeddings_dir: Path
-) -> None:
-    """Append the residues of all shards, one shard after the other."""
-    for name, quarantined in zip(shards.names, shards.quarantined, strict=True):
-        offsets = read_plan(plans_dir / f"{name}.parquet").residue_offsets
-        array = open_array(extra_path(embeddings_dir / f"{name}.npy", "residues"))
-        writer.write_shard(array, offsets, list(quarantined))
 
 
 def _log_counts(counts: dict[str, int], receipt: dict[str, Any]) -> None:

@@ -8,123 +8,97 @@ sequence share theirs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
 from virnucpro.errors import DataError
-from virnucpro.store.receipts import all_finite
+from virnucpro.plan.plan import read_plan
+from virnucpro.progress import Progress
+from virnucpro.store.receipts import all_finite, extra_path, open_array
+from virnucpro.store.shards import Shards
 
-__all__ = ["ResiduesWriter"]
+__all__ = ["write_residues"]
 
 _BLOCK_BYTES = 64 << 20
+_BLOCK_ROWS = 1 << 15
+_FACTS = ("sample", "notice", "model", "weights_sha256", "compute_dtype")
+_COLUMNS = {"id": "_index", "start": "residues_start", "end": "residues_end"}
 
 
-class ResiduesWriter:
-    """Writes residues.h5 as a stream: shard after shard, and the records in blocks.
+def write_residues(
+    path: Path, h5ad: Path, shards: Shards, *, plans_dir: Path, embeddings_dir: Path
+) -> None:
+    """Write residues.h5 as a stream, shard after shard; memory does not grow with it.
 
     Args:
         path: the file to make; the caller moves it to its final name.
-        records: number of records that will be written.
-        residues: number of residues that will be written.
-        dim: dimension of the representations.
-        dtype: float32 or float16.
-        layers: model layers, 1-based.
-        facts: where the numbers come from; attributes of the file.
+        h5ad: the finished embeddings.h5ad, whose `obs` says where each record's residues are.
+        shards: of the sample, verified, with residues.
+        plans_dir: ``{shard}.parquet`` of every shard.
+        embeddings_dir: ``{shard}.residues.npy`` of every shard.
+
+    Raises:
+        DataError: a residue is not finite, or there are not as many as the plans say.
     """
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        records: int,
-        residues: int,
-        dim: int,
-        dtype: npt.DTypeLike,
-        layers: Sequence[int],
-        facts: Mapping[str, Any],
-    ) -> None:
-        self._path = path
-        self._rows = self._residues = 0
-        self._expected = (records, residues)
-        self._file = h5py.File(path, "w", locking="best-effort")
-        self._file.attrs.update(facts)
-        names = h5py.string_dtype("utf-8")
-        columns = {"id": names, "start": np.int64, "end": np.int64}
-        self._columns = {
-            name: self._file.create_dataset(name, (records,), dtype, track_times=False)
-            for name, dtype in columns.items()
-        }
-        self._layers = [
-            self._file.create_dataset(f"layer_{layer}", (residues, dim), dtype, track_times=False)
-            for layer in layers
+    receipt, total = shards.receipts[0], shards.residues or 0
+    progress = Progress(total, "residues", what=f"{path.name}:")
+    with h5py.File(path, "w", locking="best-effort") as file, h5py.File(h5ad, "r") as merged:
+        facts = merged["uns/virnucpro"]
+        file.attrs.update({name: facts[name][()] for name in _FACTS if name in facts})
+        for name, column in _COLUMNS.items():
+            _copy_column(merged["obs"][column], file, name)
+        shape = (total, receipt["shape"][2])
+        layers = [
+            file.create_dataset(f"layer_{layer}", shape, receipt["dtype"], track_times=False)
+            for layer in receipt["layers"]
         ]
-
-    def write_records(self, ids: Sequence[str], places: npt.NDArray[np.int64]) -> None:
-        """Append records.
-
-        Args:
-            ids: [n] their ids.
-            places: [n, 2] where their residues start and end.
-        """
-        rows = slice(self._rows, self._rows + len(ids))
-        for name, values in zip(self._columns, (ids, *places.T), strict=True):
-            self._columns[name][rows] = values
-        self._rows = rows.stop
-
-    def write_shard(
-        self,
-        array: npt.NDArray[np.floating[Any]],
-        offsets: npt.NDArray[np.int64],
-        left_out: Sequence[int],
-    ) -> None:
-        """Append the residues of a shard's sequences.
-
-        Args:
-            array: [residues, layers, dim] of the shard.
-            offsets: [sequences + 1] where each sequence's residues start.
-            left_out: sequences without an embedding, which are skipped.
-
-        Raises:
-            DataError: a value is not finite.
-        """
-        block = max(_BLOCK_BYTES // max(array[:1].nbytes, 1), 1)
-        skipped = sorted(left_out)
-        starts = [0, *(int(offsets[row + 1]) for row in skipped)]
-        ends = [*(int(offsets[row]) for row in skipped), int(offsets[-1])]
-        for start, end in zip(starts, ends, strict=True):
-            for first in range(start, end, block):
-                part = array[first : min(first + block, end)]
+        place = 0
+        for name, left_out in zip(shards.names, shards.quarantined, strict=True):
+            offsets = read_plan(plans_dir / f"{name}.parquet").residue_offsets
+            array = open_array(extra_path(embeddings_dir / f"{name}.npy", "residues"))
+            for part in _blocks(array, offsets, left_out):
                 if not all_finite(part):
                     raise DataError(
-                        "a residue is not finite, and the receipt does not list its sequence as "
-                        "quarantined",
-                        path=getattr(array, "filename", None),
+                        f"shard {name}: a residue is not finite, and the receipt does not list "
+                        "its sequence as quarantined",
                         hint="remove the shard's arrays and receipt and run again",
                     )
-                rows = slice(self._residues, self._residues + len(part))
-                for index, layer in enumerate(self._layers):
-                    layer[rows] = part[:, index]
-                self._residues = rows.stop
+                for index, layer in enumerate(layers):
+                    layer[place : place + len(part)] = part[:, index]
+                place += len(part)
+                progress.step(len(part))
+        progress.close()
+        if place != total:
+            raise DataError(f"{place} residues were written, {total} are planned", path=path)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.close()
-        if kind is None and (self._rows, self._residues) != self._expected:
-            raise DataError(
-                f"{self._rows} records with {self._residues} residues were written, expected "
-                f"{self._expected[0]} with {self._expected[1]}: the shards changed meanwhile",
-                path=self._path,
-            )
+def _copy_column(source: h5py.Dataset, file: h5py.File, name: str) -> None:
+    """Copy a column of `obs` in blocks."""
+    target = file.create_dataset(name, source.shape, source.dtype, track_times=False)
+    for start in range(0, len(source), _BLOCK_ROWS):
+        rows = slice(start, start + _BLOCK_ROWS)
+        target[rows] = source[rows]
+
+
+def _blocks(
+    array: npt.NDArray[np.floating[Any]], offsets: npt.NDArray[np.int64], left_out: Collection[int]
+) -> Iterator[npt.NDArray[np.floating[Any]]]:
+    """Yield the residues of a shard's sequences in blocks, those of some sequences left out.
+
+    Args:
+        array: [residues, layers, dim] of the shard.
+        offsets: [sequences + 1] where each sequence's residues start.
+        left_out: rows of the shard.
+    """
+    size = max(_BLOCK_BYTES // max(array[:1].nbytes, 1), 1)
+    skipped = sorted(left_out)
+    starts = [0, *(int(offsets[row + 1]) for row in skipped)]
+    ends = [*(int(offsets[row]) for row in skipped), int(offsets[-1])]
+    for start, end in zip(starts, ends, strict=True):
+        for first in range(start, end, size):
+            yield array[first : min(first + size, end)]

@@ -44,8 +44,9 @@ def test_every_record_finds_its_residues_and_each_sequence_is_there_once(
     rich: Sample, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
     monkeypatch.setattr(residues_module, "_BLOCK_BYTES", block)
+    monkeypatch.setattr(residues_module, "_BLOCK_ROWS", 7)
     path = rich.root / "residues.h5"
-    counts = rich.merge(path)
+    rich.merge(path)
     with h5py.File(path) as file:
         assert sorted(file) == ["end", "id", "layer_3", "layer_6", "start"]
         assert file["id"].asstr()[:].tolist() == [name for name, _ in kept(rich)]
@@ -53,7 +54,6 @@ def test_every_record_finds_its_residues_and_each_sequence_is_there_once(
         total = sum(len(rich.residues(seq)) for seq in distinct)
         assert file["layer_6"].shape == file["layer_3"].shape == (total, rich.dim)
         assert file["layer_6"].dtype == np.float16
-        assert counts["residues"] == total
         assert file.attrs["model"] == "demo"
         assert "no biology" in file.attrs["notice"]
         places = {}
