@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import multiprocessing
 import os
 import platform
 import shutil
@@ -125,15 +126,21 @@ def fasta_lines(first: int, sequences: Sequence[bytes]) -> Iterator[bytes]:
 
 
 def plan_all(folder: Path) -> None:
-    """Plan every shard, one after the other in one process (the workflow: a job a shard)."""
-    for shard in sorted((folder / "shards").glob("*.fasta")):
-        plan_shard(
-            shard,
-            folder / "plan" / f"{shard.stem}.parquet",
-            folder / "plan" / f"{shard.stem}.json",
-            token_budget=4096,
-            max_sequence_length=1022,
-        )
+    """Plan every shard, as many side by side as there are cores (the workflow: a job a shard)."""
+    with multiprocessing.Pool() as pool:
+        pool.map(plan_one, sorted((folder / "shards").glob("*.fasta")), chunksize=1)
+
+
+def plan_one(shard: Path) -> None:
+    """Plan a shard."""
+    folder = shard.parents[1] / "plan"
+    plan_shard(
+        shard,
+        folder / f"{shard.stem}.parquet",
+        folder / f"{shard.stem}.json",
+        token_budget=4096,
+        max_sequence_length=1022,
+    )
 
 
 def simulate(folder: Path, dim: int) -> None:
