@@ -236,15 +236,15 @@ class Engine:
     def _mend_rows(self, result: StepResult, batch: dict[str, Any]) -> None:
         """Compute rows that are not finite again, alone and in float32."""
         failed = {failure.index for failure in result.failures}
-        for row in range(len(result.pooled)):
-            if row in failed or _finite(result, row):
+        for row in np.flatnonzero(~_finite(result, slice(None))).tolist():
+            if row in failed:
                 continue
             one = _select(batch, np.array([row]))
             values = self._exactly(one)
             if values is not None:
                 result.recomputed += 1
                 _put(result, one, np.array([row]), values)
-            if not _finite(result, row):
+            if not _finite(result, [row])[0]:
                 result.pooled[row] = np.nan
                 result.failures.append(
                     Failure(row, "not_finite", "NaN or infinity, in float32 too")
@@ -279,12 +279,12 @@ def _put(result: StepResult, batch: dict[str, Any], rows: np.ndarray, values: St
             result.residues[row] = tokens[first:end]
 
 
-def _finite(result: StepResult, row: int) -> bool:
-    """Tell whether all values of a row are finite."""
-    values = [result.pooled[row]]
+def _finite(result: StepResult, rows: slice | list[int]) -> np.ndarray:
+    """Tell of which of some rows all values are finite; residues show in what is pooled of them."""
+    finite: np.ndarray = np.isfinite(result.pooled[rows]).all(axis=(1, 2))
     if result.likelihood is not None:
-        values.append(result.likelihood[row])
-    return all(bool(np.isfinite(value).all()) for value in values)
+        finite &= np.isfinite(result.likelihood[rows])
+    return finite
 
 
 def _halves(batch: dict[str, Any], budget: int) -> list[np.ndarray]:
