@@ -401,6 +401,15 @@ def megabytes_for(least, times):
     return megabytes
 
 
+def merge_megabytes(wildcards, input, attempt):
+    """Memory of a merge, in MB: its own, and room for the embeddings in the page cache.
+
+    Their rows are read in the order of the input, so from a disk each would be a read of its own;
+    above 64 GB they have to be."""
+    embeddings = sum(map(file_megabytes, input.embeddings))
+    return math.ceil(4000 * attempt + min(embeddings, 64000))
+
+
 def minutes_for(megabytes_a_minute):
     """Make a resource function: half an hour, and the inputs at this rate, times the attempt."""
 

@@ -21,7 +21,7 @@ rule merge:
     conda:
         "../../envs/virnucpro.yaml"
     resources:
-        mem_mb=grows_with_attempt(8000),
+        mem_mb=merge_megabytes,
         runtime=minutes_for(megabytes_a_minute=600),
     params:
         shards=folder_of("manifest"),
