@@ -84,6 +84,19 @@ SHEETS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("config", "warned"),
+    [
+        ("embed: {pooling: none}", True),
+        ("{embed: {pooling: none}, split: {shard_tokens: 5000000}}", False),
+        ("embed: {pooling: max}", False),
+    ],
+)
+def test_residues_of_large_shards_are_warned_of(fresh, config, warned):
+    text = snakemake(fresh(config=config), "--dry-run").text
+    assert ("an array of all residues of a shard may take hundreds of GB" in text) == warned
+
+
 @pytest.mark.fault(35)
 @pytest.mark.parametrize("case", SHEETS)
 def test_wrong_sheet_is_refused_with_the_place(case, fresh):

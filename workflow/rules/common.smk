@@ -46,6 +46,8 @@ EXPORT_FILES = {
 
 # What an embed job may take before its first step: imports, weights from a cold shared disk.
 EMBED_START_MINUTES = 15
+# Tokens of a shard above which keeping every residue is warned of: 51 GB of 650M in float16.
+MANY_RESIDUES = 20_000_000
 # Samples that are described one by one before a run.
 LISTED_SAMPLES = 20
 
@@ -181,6 +183,13 @@ def describe_run():
         f"virnucpro: {len(SAMPLES)} sample(s), {len(files)} file(s), {size}; model "
         f"{config['model']}{demo}, dtype {embed['dtype']}, device {embed['device']}"
     )
+    tokens = config["split"]["shard_tokens"]
+    if embed["pooling"] == "none" and tokens > MANY_RESIDUES:
+        logger.warning(
+            f"embed.pooling is none, and split.shard_tokens {tokens:,}: an array of all residues "
+            "of a shard may take hundreds of GB, and a job that is killed computes its shard anew; "
+            "5000000 is a good number"
+        )
     for sample in list(SAMPLES)[:LISTED_SAMPLES]:
         logger.info(f"  {sample}: {describe_sample(Path('results', sample))}")
     if len(SAMPLES) > LISTED_SAMPLES:
