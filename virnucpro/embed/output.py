@@ -255,7 +255,7 @@ class ShardOutput:
         """Write the values of a sequence from those of its windows, which are in order.
 
         Each residue counts once: a window's mean, or its `cls`, counts by the residues that are
-        taken from it.
+        taken from it. Sums are plain ones, for a library's product may round as it likes.
         """
         items = [item for item, _, _ in windows]
         shares = (self._end[items] - self._first[items]).astype(np.float64)
@@ -264,8 +264,8 @@ class ShardOutput:
         if self._pooling == "max":
             value = values.max(axis=0)
         else:
-            value = np.tensordot(shares, values.astype(np.float64), axes=1)
-        likelihood = shares @ np.array([found for _, _, found in windows])
+            value = (shares[:, None, None] * values).sum(axis=0)
+        likelihood = (shares * [found for _, _, found in windows]).sum()
         self._write(np.array([row]), value[None].astype(np.float32), np.array([likelihood]))
 
     def _store_residues(
