@@ -80,13 +80,24 @@ def _try(address: str, target: Path, check: Callable[[Path], object]) -> None:
         with part.open("ab") as handle:
             # A second process waits here, and then finds the file whole.
             fcntl.flock(handle, fcntl.LOCK_EX)
-            if target.exists() or not part.exists():
+            if target.exists():
+                part.unlink(missing_ok=True)  # opened, and so made anew, after the other was done
                 return
+            if not _is_at(part, handle):
+                return  # the other threw its download away
             _check_space(target.parent, size - handle.tell())
             _receive(address, version, response, handle, size)
             handle.flush()
             os.fsync(handle.fileno())
             _finish(part, target, check)
+
+
+def _is_at(path: Path, handle: IO[bytes]) -> bool:
+    """Say whether a file that was opened is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _part(target: Path, version: str) -> Path:

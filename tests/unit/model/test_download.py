@@ -180,6 +180,35 @@ def test_two_at_once_give_one_whole_file(server, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
 
 
+def test_a_part_that_was_opened_after_the_other_was_done_does_not_stay(
+    server, tmp_path, monkeypatch
+):
+    def wait(_handle, _operation):
+        (tmp_path / "model.pt").write_bytes(CONTENT)  # the other process ends meanwhile
+
+    monkeypatch.setattr(module.fcntl, "flock", wait)
+    download(server.address, tmp_path / "model.pt", accept)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_a_part_that_the_other_threw_away_is_not_gone_on_with(server, tmp_path, monkeypatch):
+    def throw_away(replace):
+        (part,) = tmp_path.glob(".*.part")
+        part.unlink()
+        if replace:
+            part.write_bytes(b"of a third process")
+
+    # While this process waits: another file under the name, then none, then nothing happens.
+    happens = iter([lambda: throw_away(True), lambda: throw_away(False), lambda: None])
+
+    def wait(_handle, _operation):
+        next(happens)()
+
+    monkeypatch.setattr(module.fcntl, "flock", wait)
+    download(server.address, tmp_path / "model.pt", accept)
+    assert (tmp_path / "model.pt").read_bytes() == CONTENT
+
+
 def test_download_says_how_far_it_is(server, tmp_path, caplog):
     caplog.set_level("INFO")
     download(server.address, tmp_path / "model.pt", accept)
