@@ -162,9 +162,11 @@ def steps_computed_twice(files, fast, share):
 
     child = os.fork()
     if not child:
-        fast.before = staticmethod(before)
-        embed_shard(files, CPU)
-        os._exit(0)
+        try:
+            fast.before = staticmethod(before)
+            embed_shard(files, CPU)
+        finally:  # an error must not go on as a second run of all tests
+            os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert not files.embeddings.exists()
     files_module._sweep.cache_clear()  # the test's process has seen this folder, a new one has not
