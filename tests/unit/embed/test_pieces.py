@@ -210,13 +210,14 @@ def test_sigterm_ends_within_a_step_with_143_and_loses_nothing(files, undisturbe
 
     child = os.fork()
     if not child:
-        signal.signal(signal.SIGTERM, cli._terminate)
-        fast.before = staticmethod(before)
         try:
+            signal.signal(signal.SIGTERM, cli._terminate)
+            fast.before = staticmethod(before)
             embed_shard(files, CPU)
         except SystemExit as end:
             os._exit(end.code)
-        os._exit(1)
+        finally:
+            os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
     assert os.listdir(files.receipt.parent) == [".00000.pieces"]
     embed_shard(files, CPU)
