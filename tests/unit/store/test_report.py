@@ -218,7 +218,7 @@ def test_report_of_records_that_do_not_add_up_is_refused(sample: Sample) -> None
 
 
 @pytest.mark.parametrize("content", ["step\titems\n", TRACE, None])
-@pytest.mark.fault(11)
+@pytest.mark.fault(7, 8)
 def test_damaged_trace_is_refused(sample: Sample, content: str | None) -> None:
     sample.merge()
     trace = sample.embeddings_dir / "00002.trace.tsv"

@@ -113,7 +113,7 @@ def test_exports_carry_the_scores(rich: Sample, tmp_path: Path) -> None:
     np.testing.assert_allclose(table["pseudo_perplexity"], expected, rtol=1e-6)
 
 
-@pytest.mark.fault(11)
+@pytest.mark.fault(7)
 @pytest.mark.parametrize("name", EXTRAS)
 def test_a_damaged_or_missing_array_is_named_and_not_merged(rich: Sample, name: str) -> None:
     path = rich.beside("00001", name)
