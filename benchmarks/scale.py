@@ -34,10 +34,9 @@ import numpy as np
 
 from virnucpro import __version__
 from virnucpro.files import read_json, sha256_of, write_json
-from virnucpro.formats import EMBED_FORMAT
+from virnucpro.formats import EMBED_FORMAT, TRACE_COLUMNS
 from virnucpro.plan.build import plan_shard
 from virnucpro.plan.plan import read_plan
-from virnucpro.store.summaries import TRACE_COLUMNS
 
 ROOT = Path(__file__).parents[1]
 LETTERS = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", np.uint8)

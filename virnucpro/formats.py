@@ -1,9 +1,12 @@
-"""Numbers of the file formats that the steps write.
+"""What the steps' files have in common: the numbers of their formats, and names that several know.
 
 A number is raised when the bytes or the meaning of a step's output change, and only then. The
 workflow passes the same numbers as rule parameters, so that raising one re-runs just the steps
 whose output changes; each command refuses a number that is not its own.
 """
+
+import zlib
+from pathlib import Path
 
 from virnucpro.errors import InputError
 
@@ -16,7 +19,10 @@ __all__ = [
     "PLAN_FORMAT",
     "REPORT_FORMAT",
     "SPLIT_FORMAT",
+    "TRACE_COLUMNS",
     "check_format",
+    "extra_path",
+    "trace_checksum",
 ]
 
 MODEL_FORMAT = 1
@@ -28,7 +34,10 @@ MERGE_FORMAT = 2
 REPORT_FORMAT = 4
 
 EXTRA_ARRAYS = ("residues", "pseudo_perplexity")
-"""Arrays that a shard may have beside its embeddings: ``{shard}.{name}.npy``, in its receipt."""
+"""Arrays that a shard may have beside its embeddings, as its receipt calls them."""
+
+TRACE_COLUMNS = ("step", "items", "tokens", "seconds", "peak_memory_bytes", "note", "crc32")
+"""Columns of a trace; the last is the CRC-32 of the line up to it, see `trace_checksum`."""
 
 
 def check_format(what: str, found: object, expected: int, *, path: object = None) -> None:
@@ -49,3 +58,13 @@ def check_format(what: str, found: object, expected: int, *, path: object = None
             path=path,
             hint="remove the file so that it is made again, or use the version that wrote it",
         )
+
+
+def extra_path(embeddings: Path, name: str) -> Path:
+    """Give the file of one of `EXTRA_ARRAYS`, which lies beside the shard's embeddings."""
+    return embeddings.with_suffix(f".{name}.npy")
+
+
+def trace_checksum(line: str) -> str:
+    """Give the last cell of a trace's line, from the others joined by tabs."""
+    return f"{zlib.crc32(line.encode()):08x}"

@@ -7,7 +7,6 @@ sequence's windows are put together when the last of them is there.
 from __future__ import annotations
 
 import logging
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,14 +19,13 @@ from virnucpro.embed.device_lock import claimed
 from virnucpro.embed.engine import Failure, StepResult
 from virnucpro.errors import DataError
 from virnucpro.files import reserve
+from virnucpro.formats import TRACE_COLUMNS, trace_checksum
 from virnucpro.model.devices import peak_memory_bytes
 from virnucpro.plan.plan import Plan
 
 __all__ = ["OutputFiles", "ShardOutput", "StepRecord"]
 
 logger = logging.getLogger(__name__)
-
-_TRACE_COLUMNS = ("step", "items", "tokens", "seconds", "peak_memory_bytes", "note", "crc32")
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class StepRecord:
         seconds, memory = f"{self.seconds:.4f}", self.peak_memory_bytes
         cells = (self.number, len(self.items), self.tokens, seconds, memory, ", ".join(notes))
         line = "\t".join(map(str, cells))
-        return f"{line}\t{zlib.crc32(line.encode()):08x}"
+        return f"{line}\t{trace_checksum(line)}"
 
 
 class ShardOutput:
@@ -229,7 +227,7 @@ class ShardOutput:
     def trace(self) -> bytes:
         """Give one line a step, tab-separated, below a header."""
         steps = (self._steps[number].trace() for number in sorted(self._steps))
-        return "".join(f"{line}\n" for line in ("\t".join(_TRACE_COLUMNS), *steps)).encode()
+        return "".join(f"{line}\n" for line in ("\t".join(TRACE_COLUMNS), *steps)).encode()
 
     def _create(self, path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         """Make an array on the disk."""

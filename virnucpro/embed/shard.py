@@ -42,7 +42,7 @@ from virnucpro.files import (
     write_bytes,
     write_json,
 )
-from virnucpro.formats import EMBED_FORMAT, EXTRA_ARRAYS
+from virnucpro.formats import EMBED_FORMAT, EXTRA_ARRAYS, extra_path
 from virnucpro.model.devices import device_name, dtype_name, select_device, select_dtype
 from virnucpro.model.esm2 import PackedESM2
 from virnucpro.model.loading import load_model
@@ -75,7 +75,7 @@ class ShardFiles:
     @property
     def extras(self) -> dict[str, Path]:
         """The arrays beside the embeddings that options may ask for, by their names in receipts."""
-        return {name: self.embeddings.with_suffix(f".{name}.npy") for name in EXTRA_ARRAYS}
+        return {name: extra_path(self.embeddings, name) for name in EXTRA_ARRAYS}
 
 
 @dataclass(frozen=True)

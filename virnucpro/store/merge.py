@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from virnucpro.errors import DataError, InputError
 from virnucpro.files import atomic_path
+from virnucpro.formats import extra_path
 from virnucpro.progress import Progress
 from virnucpro.sequences.alphabet import KEY_BYTES
 from virnucpro.store.exports import FAIR_ESM_NAMES, check_exports, export
@@ -33,7 +34,7 @@ from virnucpro.store.ledger import (
     write_quarantine,
 )
 from virnucpro.store.provenance import DEMO_NOTICE, provenance
-from virnucpro.store.receipts import all_finite, extra_path, open_array
+from virnucpro.store.receipts import all_finite, open_array
 from virnucpro.store.records import Places, iter_id_blocks, iter_records
 from virnucpro.store.residues import write_residues
 from virnucpro.store.shards import (
@@ -127,8 +128,12 @@ def merge(
             new_output, manifest, shards, records, embeddings_dir, residues=new_residues is not None
         )
         if new_residues is not None:
-            folders = {"plans_dir": plans_dir, "embeddings_dir": embeddings_dir}
-            write_residues(new_residues, new_output, shards, **folders)
+            write_residues(
+                *(new_residues, new_output, shards),
+                sample=manifest["sample"],
+                plans_dir=plans_dir,
+                embeddings_dir=embeddings_dir,
+            )
         rows = _quarantined_rows(manifest, shards, records)
         write_quarantine(new_quarantine, itertools.chain(read_quarantine(split_quarantine), rows))
         read = int(manifest["records"]["read"])

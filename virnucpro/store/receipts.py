@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from virnucpro.errors import DataError
 from virnucpro.files import read_json, sha256_of
-from virnucpro.formats import EMBED_FORMAT, EXTRA_ARRAYS, check_format
+from virnucpro.formats import EMBED_FORMAT, EXTRA_ARRAYS, check_format, extra_path
 from virnucpro.plan.plan import Plan
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "all_finite",
     "check_agreement",
     "check_complete",
-    "extra_path",
     "open_array",
     "read_receipt",
     "verify_shard",
@@ -182,11 +181,6 @@ def verify_shard(
         length = int(plan.residue_offsets[-1]) if name == "residues" else rows
         _same(npy, name, "the array has", len(extras[name]), "the plan", length)
     return ShardEmbeddings(npy, facts, array, _quarantined(npy, facts, plan), extras)
-
-
-def extra_path(npy: Path, name: str) -> Path:
-    """Give the file of an array that a shard has beside its embeddings."""
-    return npy.with_suffix(f".{name}.npy")
 
 
 def all_finite(values: npt.NDArray[np.floating[Any]]) -> bool:

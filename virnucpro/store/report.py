@@ -50,6 +50,14 @@ _PLAN_COLUMNS = (
     "windowed_sequences",
 )
 _INPUT_FIELDS = ("sha256", "records")
+_MODEL_FIELDS = (
+    "model",
+    "weights_sha256",
+    "layers",
+    "pooling",
+    "pseudo_perplexity",
+    "compute_dtype",
+)
 _EXECUTION_FIELDS = (
     "device",
     "backend",
@@ -309,10 +317,8 @@ def _show(
 
 
 def _model(receipt: dict[str, Any]) -> dict[str, Any]:
-    fields = (
-        *("model", "weights_sha256", "layers", "pooling", "pseudo_perplexity", "compute_dtype"),
-    )
-    return {**{field: receipt[field] for field in fields}, "output_dtype": receipt["dtype"]}
+    model = {field: receipt[field] for field in _MODEL_FIELDS}
+    return {**model, "output_dtype": receipt["dtype"]}
 
 
 def _closeness(receipts: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

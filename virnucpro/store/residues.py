@@ -9,6 +9,7 @@ sequence share theirs.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from virnucpro.errors import DataError
+from virnucpro.formats import extra_path
 from virnucpro.plan.plan import read_plan
 from virnucpro.progress import Progress
-from virnucpro.store.receipts import all_finite, extra_path, open_array
+from virnucpro.store.receipts import all_finite, open_array
 from virnucpro.store.shards import Shards
 
 __all__ = ["write_residues"]
@@ -31,7 +33,13 @@ _COLUMNS = {"id": "_index", "start": "residues_start", "end": "residues_end"}
 
 
 def write_residues(
-    path: Path, h5ad: Path, shards: Shards, *, plans_dir: Path, embeddings_dir: Path
+    path: Path,
+    h5ad: Path,
+    shards: Shards,
+    *,
+    sample: str,
+    plans_dir: Path,
+    embeddings_dir: Path,
 ) -> None:
     """Write residues.h5 as a stream, shard after shard; memory does not grow with it.
 
@@ -39,6 +47,7 @@ def write_residues(
         path: the file to make; the caller moves it to its final name.
         h5ad: the finished embeddings.h5ad, whose `obs` says where each record's residues are.
         shards: of the sample, verified, with residues.
+        sample: its name, for the bar.
         plans_dir: ``{shard}.parquet`` of every shard.
         embeddings_dir: ``{shard}.residues.npy`` of every shard.
 
@@ -46,8 +55,12 @@ def write_residues(
         DataError: a residue is not finite, or there are not as many as the plans say.
     """
     receipt, total = shards.receipts[0], shards.residues or 0
-    progress = Progress(total, "residues", what=f"{path.name}:")
-    with h5py.File(path, "w", locking="best-effort") as file, h5py.File(h5ad, "r") as merged:
+    progress = Progress(total, "residues", what=f"{sample}: writing")
+    with (
+        closing(progress),
+        h5py.File(path, "w", locking="best-effort") as file,
+        h5py.File(h5ad, "r") as merged,
+    ):
         facts = merged["uns/virnucpro"]
         file.attrs.update({name: facts[name][()] for name in _FACTS if name in facts})
         for name, column in _COLUMNS.items():
@@ -72,7 +85,6 @@ def write_residues(
                     layer[place : place + len(part)] = part[:, index]
                 place += len(part)
                 progress.step(len(part))
-        progress.close()
         if place != total:
             raise DataError(f"{place} residues were written, {total} are planned", path=path)
 

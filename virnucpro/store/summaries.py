@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy.typing as npt
 
 from virnucpro.errors import DataError
 from virnucpro.files import read_json
-from virnucpro.formats import PLAN_FORMAT, check_format
+from virnucpro.formats import PLAN_FORMAT, TRACE_COLUMNS, check_format, trace_checksum
 from virnucpro.plan.first_fit import SPECIAL_TOKENS
 from virnucpro.plan.items import count_windows
 from virnucpro.store.receipts import check_complete
@@ -41,7 +40,6 @@ PARAMETERS = (
     "window_overlap",
     "algorithm",
 )
-TRACE_COLUMNS = ("step", "items", "tokens", "seconds", "peak_memory_bytes", "note", "crc32")
 _SUMMED = (
     "sequences",
     "items",
@@ -243,7 +241,7 @@ def read_trace(embeddings_dir: Path, receipt: dict[str, Any]) -> Trace:
             raise ValueError(f"it has {len(rows)} steps, the receipt {receipt['steps']}")
         for row in rows:
             line = "\t".join(row[name] for name in TRACE_COLUMNS[:-1])
-            if zlib.crc32(line.encode()) != int(row["crc32"], 16):
+            if trace_checksum(line) != row["crc32"]:
                 raise ValueError(f"the checksum of step {row['step']} is wrong")
         return Trace(
             shard,
