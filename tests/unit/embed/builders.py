@@ -1,7 +1,12 @@
 import numpy as np
 import torch
 
+from virnucpro.embed.budget import write_measured_budget
+from virnucpro.embed.shard import ShardFiles
 from virnucpro.model.config import expected_tensors, lm_head_tensors
+from virnucpro.model.weights import fetch_model
+from virnucpro.plan.build import plan_shard
+from virnucpro.sequences.shards import write_shard
 
 
 def random_state(config, seed=0):
@@ -45,3 +50,31 @@ def random_proteins(count, longest=150, seed=0):
     random = np.random.default_rng(seed)
     letters = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWYX", dtype=np.uint8)
     return [random.choice(letters, n).tobytes() for n in random.integers(1, longest, size=count)]
+
+
+def make_demo(folder, longest):
+    """The demo model, converted, with its token budget at 512 tokens."""
+    weights, receipt = folder / "demo.safetensors", folder / "demo.json"
+    fetch_model("demo", weights, receipt)
+    options = {"plan_token_budget": 512, "max_sequence_length": longest}
+    write_measured_budget(weights, receipt, folder / "budget.json", device="cpu", **options)
+    return folder
+
+
+def make_shard(folder, demo, sequences, longest, token_budget=512, **options):
+    """A shard and its plan, to be embedded by the demo model."""
+    folder.mkdir(exist_ok=True)
+    fasta, plan = folder / "00000.fasta", folder / "00000.parquet"
+    write_shard(fasta, sequences)
+    options |= {"token_budget": token_budget, "max_sequence_length": longest}
+    plan_shard(fasta, plan, folder / "00000.json", **options)
+    return ShardFiles(
+        shard=fasta,
+        plan=plan,
+        weights=demo / "demo.safetensors",
+        model_receipt=demo / "demo.json",
+        budget=demo / "budget.json",
+        embeddings=folder / "out" / "00000.npy",
+        receipt=folder / "out" / "00000.json",
+        trace=folder / "out" / "00000.trace.tsv",
+    )

@@ -8,19 +8,24 @@ import pytest
 import torch
 from esm.model.esm2 import ESM2
 
-from tests.unit.embed.builders import collate, random_proteins, random_sequences, random_state
+from tests.unit.embed.builders import (
+    collate,
+    make_demo,
+    make_shard,
+    random_proteins,
+    random_sequences,
+    random_state,
+)
 from virnucpro.embed import shard as shard_module
-from virnucpro.embed.budget import write_measured_budget
 from virnucpro.embed.engine import Engine, Failure
-from virnucpro.embed.shard import EmbedOptions, ShardFiles, embed_shard
+from virnucpro.embed.shard import EmbedOptions, embed_shard
 from virnucpro.embed.step import StepShape
 from virnucpro.errors import DataError, InputError
 from virnucpro.files import read_json, sha256_of, write_json
 from virnucpro.model.esm2 import PackedESM2
-from virnucpro.model.weights import fetch_model, load_weights
-from virnucpro.plan.build import plan_shard
+from virnucpro.model.weights import load_weights
 from virnucpro.plan.plan import read_plan
-from virnucpro.sequences.shards import read_shard, write_shard
+from virnucpro.sequences.shards import read_shard
 
 WINDOW, OVERLAP = 60, 16
 LETTERS = "LAGVSERTIDPKQNFYMHWCXBUZO"
@@ -29,15 +34,7 @@ CPU = EmbedOptions(device="cpu")
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demo")
-    fetch_model("demo", folder / "demo.safetensors", folder / "demo.json")
-    write_measured_budget(
-        *(folder / name for name in ("demo.safetensors", "demo.json", "budget.json")),
-        device="cpu",
-        plan_token_budget=512,
-        max_sequence_length=WINDOW,
-    )
-    return folder
+    return make_demo(tmp_path_factory.mktemp("demo"), WINDOW)
 
 
 @pytest.fixture(scope="module")
@@ -62,25 +59,8 @@ def fair_esm(demo):
 
 
 def make_files(folder, demo, sequences, long_sequences="window"):
-    folder.mkdir(exist_ok=True)
-    write_shard(folder / "00000.fasta", sequences)
-    plan_shard(
-        *(folder / f"00000.{kind}" for kind in ("fasta", "parquet", "json")),
-        token_budget=512,
-        max_sequence_length=WINDOW,
-        long_sequences=long_sequences,
-        window_overlap=OVERLAP,
-    )
-    return ShardFiles(
-        shard=folder / "00000.fasta",
-        plan=folder / "00000.parquet",
-        weights=demo / "demo.safetensors",
-        model_receipt=demo / "demo.json",
-        budget=demo / "budget.json",
-        embeddings=folder / "out" / "00000.npy",
-        receipt=folder / "out" / "00000.json",
-        trace=folder / "out" / "00000.trace.tsv",
-    )
+    options = {"long_sequences": long_sequences, "window_overlap": OVERLAP}
+    return make_shard(folder, demo, sequences, WINDOW, **options)
 
 
 PROTEINS = [*random_proteins(30, longest=WINDOW), *random_proteins(12, longest=260, seed=3)]

@@ -6,19 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.embed.builders import random_proteins, random_state
+from tests.unit.embed.builders import make_demo, make_shard, random_proteins, random_state
 from virnucpro.embed import device_lock
 from virnucpro.embed import shard as shard_module
-from virnucpro.embed.budget import write_measured_budget
 from virnucpro.embed.device_lock import Claim, Device
-from virnucpro.embed.shard import EmbedOptions, ShardFiles, embed_shard
+from virnucpro.embed.shard import EmbedOptions, embed_shard
 from virnucpro.errors import DataError, InputError
 from virnucpro.files import read_json, sha256_of
 from virnucpro.model.config import ModelConfig
 from virnucpro.model.esm2 import PackedESM2
-from virnucpro.model.weights import fetch_model, load_weights
-from virnucpro.plan.build import plan_shard
-from virnucpro.sequences.shards import read_shard, write_shard
+from virnucpro.model.weights import load_weights
+from virnucpro.sequences.shards import read_shard
 
 LONGEST = 120
 CPU = EmbedOptions(device="cpu")
@@ -26,39 +24,11 @@ CPU = EmbedOptions(device="cpu")
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """The demo model, converted, with its token budget at 512 tokens."""
-    folder = tmp_path_factory.mktemp("demo")
-    fetch_model("demo", folder / "demo.safetensors", folder / "demo.json")
-    write_measured_budget(
-        folder / "demo.safetensors",
-        folder / "demo.json",
-        folder / "budget.json",
-        device="cpu",
-        plan_token_budget=512,
-        max_sequence_length=LONGEST,
-    )
-    return folder
+    return make_demo(tmp_path_factory.mktemp("demo"), LONGEST)
 
 
 def make_files(folder, demo, sequences, token_budget=512):
-    write_shard(folder / "00000.fasta", sequences)
-    plan_shard(
-        folder / "00000.fasta",
-        folder / "00000.parquet",
-        folder / "00000.json",
-        token_budget=token_budget,
-        max_sequence_length=LONGEST,
-    )
-    return ShardFiles(
-        shard=folder / "00000.fasta",
-        plan=folder / "00000.parquet",
-        weights=demo / "demo.safetensors",
-        model_receipt=demo / "demo.json",
-        budget=demo / "budget.json",
-        embeddings=folder / "out" / "00000.npy",
-        receipt=folder / "out" / "00000.json",
-        trace=folder / "out" / "00000.trace.tsv",
-    )
+    return make_shard(folder, demo, sequences, LONGEST, token_budget)
 
 
 @pytest.fixture
