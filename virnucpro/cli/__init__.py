@@ -17,7 +17,7 @@ from typing import NoReturn
 import click
 
 from virnucpro import __version__, log
-from virnucpro.cli import budget, embed, merge, model, plan, report, split
+from virnucpro.cli import budget, embed, merge, model, plan, report, split, withdraw
 from virnucpro.cli.options import InOrder
 from virnucpro.errors import VirnucproError
 
@@ -44,6 +44,7 @@ cli.add_command(plan.plan)
 cli.add_command(model.model)
 cli.add_command(budget.budget)
 cli.add_command(embed.embed)
+cli.add_command(withdraw.withdraw)
 cli.add_command(merge.merge)
 cli.add_command(report.report)
 

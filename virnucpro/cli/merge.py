@@ -35,6 +35,7 @@ def _exports(
 
 
 @click.command()
+@click.option("--request", type=FILE, help="What `withdraw` wrote: the result carries its id.")
 @shards_option
 @records_option
 @plans_option

@@ -53,6 +53,9 @@ __all__ = ["split"]
     show_default=True,
     help="What to do with an id that stands on two records.",
 )
+@click.option(
+    "--sha256", multiple=True, metavar="HEX", help="What a file has to be, one for each, in order."
+)
 @format_option("split", formats.SPLIT_FORMAT)
 @step("split", "sample", "records")
 def split(fasta: tuple[Path, ...], shards: Path, **options: Any) -> Any:

@@ -25,6 +25,7 @@ from virnucpro.sequences.shards import shard_bytes
 from virnucpro.sequences.spool import BUCKETS, PARTITIONS, PartitionSpool, RecordSpool
 
 __all__ = [
+    "NAME_DIGITS",
     "QUARANTINE_COLUMNS",
     "RECORDS_SCHEMA",
     "ShardTotals",
@@ -50,6 +51,9 @@ RECORDS_SCHEMA = pa.schema(
     ]
 )
 _REPETITIVE = ["shard", "replaced", "normalised", "file"]  # worth a dictionary in Parquet
+NAME_DIGITS = 12
+"""Digits of a shard's SHA-256 in its name."""
+
 _FRAME = 2 * KEY_BYTES + 2  # of a spooled line: the key, a space, a line feed
 
 
@@ -119,7 +123,8 @@ def write_shards(spool: PartitionSpool, number: int, directory: Path, sample: st
     Args:
         spool: sequences of the accepted records.
         number: number of shards, a power of two.
-        directory: where `00000.fasta` and so on are written.
+        directory: where ``{name}.fasta`` of each is written; its caller syncs it. A shard's name is
+            its number and the first digits of its SHA-256, so a name stands for one content.
         sample: the sample's name, for the bar.
     """
     totals = ShardTotals()
@@ -127,17 +132,16 @@ def write_shards(spool: PartitionSpool, number: int, directory: Path, sample: st
     progress = Progress(number, "shards", what=f"{sample}: writing")
     with contextlib.closing(progress):
         for shard, parts in _shard_parts(spool, number):
-            name = f"{shard:05d}"
             digest, lengths = hashlib.sha256(), Counter[int]()
-            with (
-                atomic_path(directory / f"{name}.fasta") as temporary,
-                temporary.open("wb") as handle,
-            ):
+            unnamed = directory / f"{shard:05d}.fasta"
+            with atomic_path(unnamed) as temporary, temporary.open("wb") as handle:
                 for lines in parts:
                     content = shard_bytes(lines)
                     handle.write(content)
                     digest.update(content)
                     lengths.update(map(len, lines))
+            name = f"{shard:05d}-{digest.hexdigest()[:NAME_DIGITS]}"
+            unnamed.rename(directory / f"{name}.fasta")
             lengths = Counter({size - _FRAME: count for size, count in lengths.items()})
             totals.lengths.update(lengths)
             entries[shard] = {

@@ -74,6 +74,7 @@ def split(
     max_record_residues: int = 100_000,
     input_type: str = "protein",
     duplicate_ids: str = "error",
+    sha256: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Read a sample's FASTA files and write its shards, records and quarantine.
 
@@ -84,8 +85,8 @@ def split(
     Args:
         fastas: files read one after the other, plain or compressed; "-" is standard input.
         sample: name of the sample.
-        shards_dir: is made or replaced; gets ``{number}.fasta``, ``manifest.json`` and
-            ``quarantine.tsv``.
+        shards_dir: is made or replaced; gets ``{name}.fasta`` of each shard (see `write_shards`),
+            ``manifest.json`` and ``quarantine.tsv``.
         records: Parquet file of the accepted records, in input order.
         shard_tokens: tokens (residues + 2 for each sequence) that no shard exceeds, unless one
             sequence does.
@@ -93,13 +94,15 @@ def split(
         max_record_residues: a record with more letters is quarantined; no more are held in memory.
         input_type: "protein" refuses what looks like nucleotides, "any" does not.
         duplicate_ids: "error" refuses an id that occurs twice, "suffix" renames the later records.
+        sha256: what each file's bytes have to be, in order; nothing for whatever they are.
 
     Returns:
         The manifest.
 
     Raises:
         InputError: a parameter or an input cannot be used, or no record is accepted.
-        DataError: the files that were written do not account for every record.
+        DataError: a file changed while it was read, or is not what `sha256` says; or the files that
+            were written do not account for every record.
     """
     parameters = _Parameters(
         shard_tokens, max_invalid_fraction, max_record_residues, input_type, duplicate_ids
@@ -111,7 +114,9 @@ def split(
         staged_directory(shards_dir) as staging,
         scratch_directory(shards_dir) as spool,
     ):
+        before = [_state(path) for path in fastas]
         intake, inputs = _read_all(fastas, sample, parameters, spool)
+        _check_unchanged(fastas, before, inputs, sha256)
         files = [entry["path"] for entry in inputs]
         renames = _resolve_ids(intake.records, files, duplicate_ids)
         number = choose_shards(intake.partitions.tokens, shard_tokens)
@@ -151,6 +156,28 @@ def _check_paths(fastas: Sequence[Path], shards_dir: Path, records: Path) -> Non
             path=records,
             hint="put the records beside the directory",
         )
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """Return what changes when a file is written to; None for what is no file."""
+    return (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else None
+
+
+def _check_unchanged(
+    fastas: Sequence[Path],
+    before: Sequence[tuple[int, int] | None],
+    inputs: Sequence[dict[str, Any]],
+    sha256: Sequence[str],
+) -> None:
+    """Refuse what was read of a file that is being written: it is of no file that stays."""
+    for index, (path, entry) in enumerate(zip(fastas, inputs, strict=True)):
+        expected = sha256[index] if index < len(sha256) else entry["sha256"]
+        if _state(path) != before[index] or entry["sha256"] != expected:
+            raise DataError(
+                "changed while it was read, or since the workflow was",
+                path=path,
+                hint="run the same command again, once nothing writes to the file any more",
+            )
 
 
 def _read_all(

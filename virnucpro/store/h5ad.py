@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from virnucpro.errors import DataError
 
-__all__ = ["OBS_COLUMNS", "OPTIONAL_COLUMNS", "H5adWriter", "ObsBlock", "write_mapping"]
+__all__ = ["OBS_COLUMNS", "OPTIONAL_COLUMNS", "REQUEST", "H5adWriter", "ObsBlock", "write_mapping"]
 
 OBS_COLUMNS = (
     "sample",
@@ -51,6 +51,9 @@ OPTIONAL_COLUMNS: dict[str, Any] = {
     "residues_start": np.int64,
     "residues_end": np.int64,
 }
+REQUEST = "virnucpro-request"
+"""Attribute of the root: the id of what the file was made for."""
+
 _TURN = 8192  # rows
 _EMPTY_GROUPS = ("obsm", "obsp", "varm", "varp")
 
@@ -108,6 +111,8 @@ class H5adWriter:
         sample: the sample's name, a column of `obs`.
         optional: the columns of `obs` beside `OBS_COLUMNS`, of `OPTIONAL_COLUMNS`.
         uns: provenance, see `write_mapping`.
+        request: the id of what the file was made for, an attribute of the root, ``REQUEST``; written
+            first, so that it is found within the first bytes without reading HDF5.
     """
 
     def __init__(
@@ -121,11 +126,14 @@ class H5adWriter:
         sample: str,
         uns: Mapping[str, Any],
         optional: Sequence[str] = (),
+        request: str = "",
     ) -> None:
         self.rows = rows
         self._path = path
         self._next = 0
         self._file = h5py.File(path, "w", locking="best-effort")
+        if request:
+            self._file.attrs[REQUEST] = np.bytes_(request)
         _encode(self._file, "anndata", "0.1.0")
         self._matrices = [_array(self._file, "X", (rows, dim), dtype)]
         group = _group(self._file, "layers", "dict", "0.1.0")

@@ -35,6 +35,7 @@ from virnucpro.store.ledger import (
 )
 from virnucpro.store.provenance import DEMO_NOTICE, provenance
 from virnucpro.store.receipts import all_finite, open_array
+from virnucpro.store.requests import check_request, read_request
 from virnucpro.store.records import Places, iter_id_blocks, iter_records
 from virnucpro.store.residues import write_residues
 from virnucpro.store.shards import (
@@ -63,6 +64,7 @@ def merge(
     quarantine: Path,
     residues: Path | None = None,
     exports: Mapping[str, Path] | None = None,
+    request: Path | None = None,
 ) -> dict[str, Any]:
     """Merge the shards of a sample; rows stand in the order of the input's records.
 
@@ -77,6 +79,8 @@ def merge(
         quarantine: the final quarantine table.
         residues: residues.h5, where the shards have the residues.
         exports: kind -> file, see `virnucpro.store.exports`.
+        request: what `virnucpro.store.requests.withdraw` wrote; the file carries its id, and is not
+            put in place where the request was withdrawn meanwhile.
 
     Returns:
         Counts of records: read, embedded, quarantined, and among the embedded ones: truncated,
@@ -91,6 +95,7 @@ def merge(
     split_quarantine = shards_dir / "quarantine.tsv"
     if quarantine.resolve() == split_quarantine.resolve():
         raise InputError("would overwrite the quarantine table of split", path=quarantine)
+    request_id = "" if request is None else read_request(request)
     check_exports(exports, itertools.chain.from_iterable(iter_id_blocks(records)))
     manifest = read_manifest(shards_dir)
     if "quarantine_sha256" in manifest:  # not in those of earlier versions
@@ -125,7 +130,9 @@ def merge(
                 hint="embed them with --pooling=none",
             )
         counts = _write_h5ad(
-            new_output, manifest, shards, records, embeddings_dir, residues=new_residues is not None
+            *(new_output, manifest, shards, records, embeddings_dir),
+            residues=new_residues is not None,
+            request=request_id,
         )
         if new_residues is not None:
             write_residues(
@@ -138,6 +145,8 @@ def merge(
         write_quarantine(new_quarantine, itertools.chain(read_quarantine(split_quarantine), rows))
         read = int(manifest["records"]["read"])
         embedded, refused = check_ledger(new_output, new_quarantine, read=read, expected=expected)
+        if request is not None:
+            check_request(request)
     logger.info("%s: %d records = %d embedded + %d quarantined", output, read, embedded, refused)
     for kind, target in exports.items():
         export(kind, output, target)
@@ -153,6 +162,7 @@ def _write_h5ad(
     embeddings_dir: Path,
     *,
     residues: bool,
+    request: str,
 ) -> dict[str, int]:
     """Write the rows of all records that have an embedding; `residues`: say where theirs are."""
     receipt = shards.receipts[0]
@@ -172,6 +182,7 @@ def _write_h5ad(
         sample=manifest["sample"],
         uns={"virnucpro": provenance(manifest, shards.receipts, shards.plan)},
         optional=optional,
+        request=request,
     )
 
     @functools.lru_cache(maxsize=_OPEN_ARRAYS)

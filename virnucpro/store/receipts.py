@@ -214,7 +214,10 @@ def _quarantined(npy: Path, receipt: dict[str, Any], plan: Plan) -> dict[int, tu
 
 
 def check_complete(names: Sequence[str], directory: Path, suffixes: Sequence[str]) -> None:
-    """Check that a folder holds one file of each suffix for every shard, and none beside them.
+    """Check that a folder holds one file of each suffix for every shard.
+
+    Other files may lie beside them: shards have names that are of their content, and those of
+    earlier inputs stay until they are pruned.
 
     Args:
         names: the shards of the manifest.
@@ -222,24 +225,17 @@ def check_complete(names: Sequence[str], directory: Path, suffixes: Sequence[str
         suffixes: for instance ``(".npy", ".json")``.
 
     Raises:
-        DataError: files are missing or too many; the message lists them.
+        DataError: files are missing; the message lists them.
     """
-    found = {
-        path.name
-        for path in (directory.iterdir() if directory.is_dir() else ())
-        if f".{path.name.partition('.')[2]}" in suffixes and not path.name.startswith(".")
-    }
     expected = {f"{name}{suffix}" for name in names for suffix in suffixes}
-    problems = [
-        f"{len(files)} {what}: {', '.join(sorted(files)[:10])}{', ...' if len(files) > 10 else ''}"
-        for what, files in (("missing", expected - found), ("too many", found - expected))
-        if files
-    ]
-    if problems:
+    found = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    if missing := sorted(expected - found):
+        more = ", ..." if len(missing) > 10 else ""
         raise DataError(
-            f"does not hold exactly the manifest's {len(names)} shards; {'; '.join(problems)}",
+            f"does not hold the manifest's {len(names)} shards; {len(missing)} missing: "
+            f"{', '.join(missing[:10])}{more}",
             path=directory,
-            hint="run the missing shards again, and remove files of an earlier split",
+            hint="run the missing shards again",
         )
 
 

@@ -1,16 +1,15 @@
-# Weights and token budget are `ancient`: the small receipt says when the weights are others, and
-# measuring the budget again is no reason to compute again.
+# Split, weights and token budget are waited for, but are no inputs: a shard that is there under its
+# name is of this content, these weights and this configuration.
 rule embed:
     input:
-        shard=shard_fasta,
-        plan="results/{sample}/plan/{shard}.parquet",
-        model_receipt=MODEL_RECEIPT,
-        weights=ancient(MODEL_WEIGHTS),
-        budget=ancient(TOKEN_BUDGET),
+        split=its_split,
+        plan=shard_plan,
+        model=fetched_model,
+        budget=measured_budget,
     output:
-        embeddings="results/{sample}/embeddings/{shard}.npy",
-        receipt="results/{sample}/embeddings/{shard}.json",
-        trace="results/{sample}/embeddings/{shard}.trace.tsv",
+        embeddings=f"{EMBEDDINGS}.npy",
+        receipt=f"{EMBEDDINGS}.json",
+        trace=f"{EMBEDDINGS}.trace.tsv",
         extras=extra_arrays(),
     log:
         "logs/embed/{sample}/{shard}.log",
@@ -25,24 +24,25 @@ rule embed:
     threads: 4
     resources:
         gpu=gpus(),
-        mem_mb=model_megabytes,
+        mem_mb=embed_megabytes,
         runtime=embed_minutes,
         token_budget=step_tokens,
         device=lookup(within=config, dpath="embed/device"),
         cache_dir=lookup(within=config, dpath="cache_dir"),
+        shard=shard_fasta,
+        weights=MODEL_WEIGHTS,
+        model_receipt=MODEL_RECEIPT,
+        budget=TOKEN_BUDGET,
     params:
         dtype=option("embed/dtype"),
-        layers=layer_options(),
-        pooling=option("embed/pooling"),
-        pseudo_perplexity=option("embed/pseudo_perplexity"),
-        output_dtype=option("embed/output_dtype"),
+        readout=readout_options(),
         format=format_option("embed"),
     shell:
-        "virnucpro embed --plan {input.plan:q} --weights {input.weights:q}"
-        " --model-receipt {input.model_receipt:q} --budget {input.budget:q}"
+        "virnucpro embed --plan {input.plan:q} --weights {resources.weights:q}"
+        " --model-receipt {resources.model_receipt:q} --budget {resources.budget:q}"
         " --embeddings {output.embeddings:q} --receipt {output.receipt:q}"
         " --trace {output.trace:q} --device {resources.device:q}"
         " --cache-dir {resources.cache_dir:q}"
-        " --token-budget {resources.token_budget:q} {params.dtype:q} {params.layers:q}"
-        " {params.pooling:q} {params.pseudo_perplexity:q} {params.output_dtype:q} {params.format:q}"
-        " -- {input.shard:q} 2> {log:q}"
+        " --token-budget {resources.token_budget:q} {params.dtype:q} {params.readout:q}"
+        " {params.format:q}"
+        " -- {resources.shard:q} 2> {log:q}"

@@ -2,12 +2,12 @@
 # file, so that it waits for each and runs again when one changes.
 rule merge:
     input:
+        request=sample_request,
         manifest=split_manifest,
-        records="results/{sample}/records.parquet",
-        shards=of_all_shards("results/{sample}/shards/{shard}.fasta"),
-        plans=of_all_shards("results/{sample}/plan/{shard}.parquet"),
-        embeddings=of_all_shards("results/{sample}/embeddings/{shard}.npy"),
-        receipts=of_all_shards("results/{sample}/embeddings/{shard}.json"),
+        records=split_records,
+        plans=of_all_shards(f"{PLAN}.parquet"),
+        embeddings=of_all_shards(f"{EMBEDDINGS}.npy"),
+        receipts=of_all_shards(f"{EMBEDDINGS}.json"),
         extras=of_all_shards(extra_arrays()),
     output:
         embeddings="results/{sample}/embeddings.h5ad",
@@ -24,16 +24,14 @@ rule merge:
         mem_mb=merge_megabytes,
         runtime=minutes_for(megabytes_a_minute=600),
     params:
-        shards=folder_of("manifest"),
+        split=folder_of("manifest"),
         plans=folder_of("plans"),
         embeddings=folder_of("embeddings"),
         residues=residues_options,
         exports=export_options,
-        unwanted=unwanted_outputs,
         format=format_option("merge"),
     shell:
-        "virnucpro merge --shards {params.shards:q} --records {input.records:q}"
+        "virnucpro merge --request {input.request:q} --shards {params.split:q} --records {input.records:q}"
         " --plans {params.plans:q} --embeddings {params.embeddings:q}"
         " --output {output.embeddings:q} --quarantine {output.quarantine:q}"
         " {params.residues:q} {params.exports:q} {params.format:q} 2> {log:q}"
-        " && rm -rf -- {params.unwanted:q}"

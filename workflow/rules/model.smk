@@ -1,4 +1,5 @@
-rule fetch_model:
+# A checkpoint, so that weights that were removed are fetched again, but nothing is embedded again.
+checkpoint fetch_model:
     input:
         model_files,
     output:
@@ -20,19 +21,18 @@ rule fetch_model:
         " {params.format:q} -- {params.source:q} 2> {log:q}"
 
 
-# Waits for the weights only, so it runs beside split and plan. A checkpoint, though no input is
-# derived from it: where this job is to run and its output is `ancient` to embed, Snakemake doesn't
-# look whether embed itself has changed (another dtype, say). After a checkpoint it looks again.
+# Waits for the weights only, so it runs beside split and plan. A checkpoint, so that a budget that was
+# removed is measured again and yet no reason to embed again; see `measured_budget`.
 checkpoint token_budget:
     input:
-        weights=ancient("resources/models/{model}.safetensors"),
-        receipt="resources/models/{model}.json",
+        weights=MODEL_WEIGHTS,
+        receipt=MODEL_RECEIPT,
     output:
-        "resources/token_budget/{model}.json",
+        TOKEN_BUDGET,
     log:
-        "logs/token_budget/{model}.log",
+        "logs/token_budget.log",
     benchmark:
-        "benchmarks/results/token_budget/{model}.tsv"
+        "benchmarks/results/token_budget.tsv"
     conda:
         "../../envs/virnucpro.yaml"
     threads: 4
@@ -46,9 +46,10 @@ checkpoint token_budget:
         dtype=option("embed/dtype"),
         plan_token_budget=option("plan/token_budget", "plan-token-budget"),
         max_sequence_length=option("plan/max_sequence_length"),
+        readout=readout_options(),
         format=format_option("budget"),
     shell:
         "virnucpro budget --weights {input.weights:q} --receipt {input.receipt:q}"
         " --out {output:q} --cache-dir {resources.cache_dir:q} {params.device:q} {params.dtype:q}"
-        " {params.plan_token_budget:q} {params.max_sequence_length:q} {params.format:q}"
-        " 2> {log:q}"
+        " {params.plan_token_budget:q} {params.max_sequence_length:q} {params.readout:q}"
+        " {params.format:q} 2> {log:q}"

@@ -1,17 +1,18 @@
 rule plan:
     input:
-        shard=shard_fasta,
+        split=its_split,
     output:
-        plan="results/{sample}/plan/{shard}.parquet",
-        report="results/{sample}/plan/{shard}.json",
+        plan=f"{PLAN}.parquet",
+        report=f"{PLAN}.json",
     log:
         "logs/plan/{sample}/{shard}.log",
     conda:
         "../../envs/virnucpro.yaml"
     resources:
-        mem_mb=megabytes_for(least=1000, times=5),
+        mem_mb=plan_megabytes,
         runtime=grows_with_attempt(30),
         cache_dir=lookup(within=config, dpath="cache_dir"),
+        shard=shard_fasta,
     params:
         token_budget=option("plan/token_budget"),
         max_sequence_length=option("plan/max_sequence_length"),
@@ -23,4 +24,4 @@ rule plan:
         " --cache-dir {resources.cache_dir:q} {params.token_budget:q}"
         " {params.max_sequence_length:q} {params.long_sequences:q} {params.window_overlap:q}"
         " {params.format:q}"
-        " -- {input.shard:q} 2> {log:q}"
+        " -- {resources.shard:q} 2> {log:q}"

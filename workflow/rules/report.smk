@@ -1,10 +1,11 @@
 # Needs no GPU and no weights: what the plans promise, before anything is computed.
 rule plan_report:
     input:
+        request=plan_report_request,
         manifest=split_manifest,
-        records="results/{sample}/records.parquet",
-        plans=of_all_shards("results/{sample}/plan/{shard}.parquet"),
-        reports=of_all_shards("results/{sample}/plan/{shard}.json"),
+        records=split_records,
+        plans=of_all_shards(f"{PLAN}.parquet"),
+        reports=of_all_shards(f"{PLAN}.json"),
     output:
         json="results/{sample}/plan_report.json",
         tsv="results/{sample}/plan_report.tsv",
@@ -19,7 +20,7 @@ rule plan_report:
     params:
         shards=folder_of("manifest"),
         plans=folder_of("plans"),
-        model=f"--model={MODEL}",
+        model=f"--model={MODEL_NAME}",
         layers=layer_options(),
         pooling=option("embed/pooling"),
         output_dtype=option("embed/output_dtype"),
@@ -35,12 +36,12 @@ rule plan_report:
 rule report:
     input:
         manifest=split_manifest,
-        records="results/{sample}/records.parquet",
+        records=split_records,
         quarantine="results/{sample}/quarantine.tsv",
-        plans=of_all_shards("results/{sample}/plan/{shard}.parquet"),
-        reports=of_all_shards("results/{sample}/plan/{shard}.json"),
-        receipts=of_all_shards("results/{sample}/embeddings/{shard}.json"),
-        traces=of_all_shards("results/{sample}/embeddings/{shard}.trace.tsv"),
+        plans=of_all_shards(f"{PLAN}.parquet"),
+        reports=of_all_shards(f"{PLAN}.json"),
+        receipts=of_all_shards(f"{EMBEDDINGS}.json"),
+        traces=of_all_shards(f"{EMBEDDINGS}.trace.tsv"),
     output:
         json="results/{sample}/packing_report.json",
         summary=report(
@@ -116,6 +117,7 @@ rule report:
 # The name of a sample starts with a letter or digit, so none is called `_all`.
 rule overview:
     input:
+        request=overview_request(),
         reports=expand("results/{sample}/packing_report.json", sample=SAMPLES),
         embeddings=expand("results/{sample}/embeddings.h5ad", sample=SAMPLES),
     output:

@@ -1,37 +1,38 @@
-# A checkpoint, because the number of shards is known only afterwards, and because shards whose
-# content stays the same then keep their plans and embeddings when this rule runs again.
+# A checkpoint, because the number of shards is known only afterwards. The name of a shard is of its
+# content: what a split has in common with an earlier one is not planned and embedded again. The input
+# is `ancient`, for its content is in the name of the split.
 checkpoint split:
     input:
-        fasta=sample_fastas,
+        fasta=ancient(sample_fastas),
     output:
-        shards=directory("results/{sample}/shards"),
-        records="results/{sample}/records.parquet",
+        manifest=f"{SPLIT}/shards/manifest.json",
+        records=f"{SPLIT}/records.parquet",
+        quarantine=f"{SPLIT}/shards/quarantine.tsv",
     log:
-        "logs/split/{sample}.log",
+        "logs/split/{sample}/{split}.log",
     benchmark:
-        "benchmarks/results/split/{sample}.tsv"
+        "benchmarks/results/split/{sample}/{split}.tsv"
     conda:
         "../../envs/virnucpro.yaml"
     resources:
         mem_mb=grows_with_attempt(2000),
         runtime=minutes_for(megabytes_a_minute=60),
     params:
+        shards=subpath(output.manifest, parent=True),
         shard_tokens=option("split/shard_tokens"),
         max_invalid_fraction=option("split/max_invalid_fraction"),
+        max_unknown_fraction=option("split/max_unknown_fraction"),
         max_record_residues=option("split/max_record_residues"),
         input_type=option("input_type"),
+        ids=option("ids"),
         duplicate_ids=option("duplicate_ids"),
-        files=fasta_sizes,
+        empty_samples=option("empty_samples"),
+        exports=limited_ids_options(),
+        contents=content_options,
         format=format_option("split"),
-        plans="results/{sample}/plan",
-        embeddings="results/{sample}/embeddings",
     shell:
-        "virnucpro split --sample {wildcards.sample:q} --shards {output.shards:q}"
+        "virnucpro split --sample {wildcards.sample:q} --shards {params.shards:q}"
         " --records {output.records:q} {params.shard_tokens:q} {params.max_invalid_fraction:q}"
-        " {params.max_record_residues:q} {params.input_type:q} {params.duplicate_ids:q}"
-        " {params.format:q} -- {input.fasta:q} 2> {log:q}\n"
-        # Plans and embeddings of shards that an earlier split had and this one hasn't: merge would
-        # refuse them as too many. Hidden ones are pieces of embeddings that were not finished.
-        "for file in {params.plans:q}/[0-9]* {params.embeddings:q}/[0-9]* {params.embeddings:q}/.[0-9]*;"
-        ' do name="${{file##*/}}"; name="${{name#.}}";'
-        ' [ -e {output.shards:q}/"${{name%%.*}}.fasta" ] || rm -rf -- "$file"; done'
+        " {params.max_unknown_fraction:q} {params.max_record_residues:q} {params.input_type:q}"
+        " {params.ids:q} {params.duplicate_ids:q} {params.empty_samples:q} {params.exports:q}"
+        " {params.contents:q} {params.format:q} -- {input.fasta:q} 2> {log:q}"

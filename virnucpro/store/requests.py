@@ -1,0 +1,78 @@
+"""Requests: what the results that have a fixed name were made for.
+
+A request is a file ``{kind}-{id}.json``. It is written after the results of every other request
+were taken away, so a result beside it was made for it. See ``workflow/rules/requests.smk``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from virnucpro.errors import DataError
+from virnucpro.files import read_json, sync_directory, write_json
+
+__all__ = ["check_request", "read_request", "withdraw"]
+
+logger = logging.getLogger(__name__)
+
+
+def withdraw(results: Sequence[Path], request: Path, embeddings: str) -> list[Path]:
+    """Remove results of other requests, durably, and then write the new request.
+
+    Args:
+        results: files and folders, whether they are there or not.
+        request: the new request; others of its kind, in its folder, are removed first.
+        embeddings: the id that embeddings.h5ad will carry; empty where there is none.
+
+    Returns:
+        The results that were there.
+
+    Raises:
+        OSError: something cannot be removed, and so may be of another request; or the request
+            cannot be written.
+    """
+    kind = request.name.partition("-")[0]
+    others = [path for path in request.parent.glob(f"{kind}-*.json") if path != request]
+    for path in others:
+        path.unlink()
+    if others:
+        sync_directory(request.parent)
+    withdrawn = [path for path in results if os.path.lexists(path)]
+    for path in withdrawn:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+        logger.info("%s was made for an earlier request: removed", path)
+    for folder in {path.parent for path in withdrawn}:
+        sync_directory(folder)
+    write_json(request, {"embeddings": embeddings}, sealed=True)
+    return withdrawn
+
+
+def read_request(path: Path) -> str:
+    """Return the id that embeddings.h5ad is to carry.
+
+    Raises:
+        DataError: the request is missing or damaged.
+    """
+    return str(read_json(path).get("embeddings", ""))
+
+
+def check_request(path: Path) -> None:
+    """Raise where a request was withdrawn meanwhile, so that its results are not put in place.
+
+    Raises:
+        DataError: it is gone: another request has taken its place.
+    """
+    if not path.exists():
+        raise DataError(
+            "was withdrawn while its results were made: another input or configuration has taken "
+            "its place",
+            path=path,
+            hint="run the workflow again",
+        )

@@ -1,0 +1,224 @@
+"""Names that carry what they were made of, so that a file that is there is the file that is meant.
+
+Intermediates lie under an id: a hash over the content of the inputs, the part of the configuration
+that their bytes depend on, and the format numbers. Whatever ended an earlier run, and whatever
+Snakemake remembers or has lost, a file under such a name was made of exactly this; going back to an
+earlier configuration finds its files again. Results have names that a user knows; `requests.smk`
+sees to it that they are of the request that is asked for.
+"""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ID_DIGITS = 12
+# Bytes of inputs above which reading them before the first job is worth a word.
+MUCH_TO_READ = 2_000_000_000
+
+
+def identify(*parts):
+    """Return the id of what is made of `parts`, values as JSON has them."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS]
+
+
+# ---- content of the inputs ----------------------------------------------------------------------
+
+
+def read_contents(paths):
+    """Return {path: SHA-256 of its content}, None for one that cannot be read.
+
+    A file is read once: while its size and its times stay as they were, the hash is taken from
+    `contents.json` in the cache folder. The time of the last change of any kind, which no program
+    can set, is among them.
+    """
+    memory = Path(config["cache_dir"], "contents.json")
+    try:
+        known = dict(json.loads(memory.read_text()))
+    except (OSError, ValueError):
+        known = {}
+    states = {path: state_of(path) for path in dict.fromkeys(paths)}
+    unknown = [
+        path
+        for path, state in states.items()
+        if state and known.get(os.path.abspath(path), [None])[:-1] != state
+    ]
+    size = sum(states[path][0] for path in unknown)
+    if size > MUCH_TO_READ and workflow.is_main_process:
+        logger.info(
+            f"virnucpro: reading {len(unknown)} new file(s), {size / 1e9:.1f} GB"
+        )
+    with ThreadPoolExecutor(8) as threads:
+        for path, sha256 in zip(unknown, threads.map(content_of, unknown)):
+            if sha256 and state_of(path) == states[path]:
+                known[os.path.abspath(path)] = [*states[path], sha256]
+            elif sha256:  # it is being written: what was read is of no file that stays
+                known.pop(os.path.abspath(path), None)
+                states[path] = [sha256]
+    if unknown and workflow.is_main_process:
+        remember_contents(memory, known)
+    return {
+        path: (
+            None if state is None else known.get(os.path.abspath(path), [state[0]])[-1]
+        )
+        for path, state in states.items()
+    }
+
+
+def state_of(path):
+    """Return what changes when a file does, or None for one that is not there."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def content_of(path):
+    """Return the SHA-256 of a file, or None for one that cannot be read."""
+    try:
+        with open(path, "rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def remember_contents(memory, known):
+    """Keep hashes for the next run; where that is not possible, it reads the files again."""
+    temporary = memory.with_name(f".{memory.name}.{secrets.token_hex(4)}")
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(dict(sorted(known.items())), indent=0))
+        temporary.replace(memory)
+    except OSError as error:
+        logger.warning(f"cannot remember the content of the inputs: {error}")
+
+
+# ---- what earlier steps say of themselves -------------------------------------------------------
+
+
+def read_sealed(path):
+    """Return a sealed JSON object, or None where it is missing, damaged or was changed.
+
+    As virnucpro.files.read_json, but it never raises: what is damaged is made again.
+    """
+    try:
+        value = json.loads(Path(path).read_bytes())
+        seal = value.pop("seal")
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    return value if seal == f"sha256 of the rest: {sha256}" else None
+
+
+# ---- ids ----------------------------------------------------------------------------------------
+
+
+def model_files(wildcards=None):
+    """The local files that the model is made from; none for a model that has a name."""
+    source = Path(config["model"])
+    if config["model"] in NAMED_MODELS:
+        return []
+    if source.is_file():
+        return [str(source)]
+    return sorted(
+        str(path)
+        for path in source.iterdir()
+        if path.suffix in {".json", ".safetensors", ".bin"}
+    )
+
+
+def name_model():
+    """Return the name of the model's files: its own, or that of a local path, and its id."""
+    source, files = config["model"], model_files()
+    path = Path(source).resolve()
+    name = path.name if path.is_dir() else path.stem
+    name = source if not files else re.sub(r"[^A-Za-z0-9._-]+", "_", name)
+    contents = [[Path(file).name, CONTENTS[file]] for file in files]
+    return f"{name.lstrip('._-') or 'model'}-{identify(FORMATS['model'], source if not files else contents)}"
+
+
+def split_parameters():
+    """Return what a split depends on beside its input."""
+    return {
+        **config["split"],
+        **{
+            key: config[key]
+            for key in ("input_type", "ids", "duplicate_ids", "empty_samples")
+        },
+        # An export that limits ids is refused by split.
+        "exports": [
+            export for export in config["merge"]["exports"] if export == "uniprot-h5"
+        ],
+    }
+
+
+def name_split(sample):
+    """Return the id of a sample's split; another one in place of a split that is damaged."""
+    files = [[path, CONTENTS[path]] for path in SAMPLES[sample]]
+    base = name = identify(FORMATS["split"], sample, files, split_parameters())
+    number = 1
+    while (problem := split_problem(sample, name)) is not None:
+        if workflow.is_main_process:
+            logger.warning(f"{problem}: {sample} is split again, into another folder")
+        number += 1
+        name = f"{base}-{number}"
+    return name
+
+
+def split_problem(sample, name):
+    """Say what is wrong with a split, or return None for one that is whole or not there."""
+    manifest = Path(f"{SPLIT}/shards/manifest.json".format(sample=sample, split=name))
+    if not manifest.exists():
+        return None
+    split = read_sealed(manifest)
+    if split is None:
+        return f"{manifest} is damaged"
+    for shard in split["shards"]:
+        fasta = manifest.with_name(f"{shard['name']}.fasta")
+        embedded = f"{EMBEDDINGS}.npy".format(sample=sample, shard=shard["name"])
+        if not (fasta.exists() or Path(embedded).exists()):
+            return f"{fasta} is missing"
+    return None
+
+
+def plan_parameters():
+    """Return what a plan depends on beside its shard."""
+    windows = config["plan"]["long_sequences"] == "window"
+    return {k: v for k, v in config["plan"].items() if windows or k != "window_overlap"}
+
+
+CONTENTS = read_contents(
+    [*(path for files in SAMPLES.values() for path in files), *model_files()]
+)
+MODEL = name_model()
+PLAN_ID = identify(FORMATS["plan"], plan_parameters())
+# `device` is no part of it: what was computed on another one stays.
+READOUT = {key: value for key, value in config["embed"].items() if key != "device"}
+EMBED_ID = identify(FORMATS["embed"], PLAN_ID, MODEL, READOUT)
+BUDGET_ID = identify(FORMATS["budget"], MODEL, plan_parameters(), config["embed"])
+
+
+# ---- places -------------------------------------------------------------------------------------
+
+MODEL_WEIGHTS = f"resources/models/{MODEL}.safetensors"
+MODEL_RECEIPT = f"resources/models/{MODEL}.json"
+MODEL_NAME = MODEL.rpartition("-")[0]
+TOKEN_BUDGET = f"resources/token_budget/{MODEL_NAME}-{BUDGET_ID}.json"
+SPLIT = "results/{sample}/split/{split}"
+PLAN = f"results/{{sample}}/plan/{PLAN_ID}/{{shard}}"
+EMBEDDINGS = f"results/{{sample}}/embeddings/{EMBED_ID}/{{shard}}"
+
+SPLIT_IDS = {sample: name_split(sample) for sample in SAMPLES}
+
+
+wildcard_constraints:
+    sample=r"[A-Za-z0-9][A-Za-z0-9._-]*",
+    split=r"[0-9a-f]{12}(?:-\d+)?",
+    shard=r"\d{5}-[0-9a-f]{12}",
+    model=re.escape(MODEL),

@@ -1,0 +1,161 @@
+"""What is said before a run and after it, and what becomes of jobs that failed."""
+
+import json
+import subprocess
+from pathlib import Path
+
+from snakemake.jobs import Job
+
+# Tokens of a shard above which keeping every residue is warned of: 51 GB of 650M in float16.
+MANY_RESIDUES = 20_000_000
+# Samples that are described one by one before a run.
+LISTED_SAMPLES = 20
+# The exit status of a command that was given bad input or a bad configuration.
+BAD_INPUT = 2
+
+
+def describe_run():
+    """Say what the configuration asks for and how far it is, before any job and in a dry run."""
+    files = [path for fastas in SAMPLES.values() for path in fastas]
+    size = sum(map(file_megabytes, files))
+    size = f"{size:,.1f} MB" if size >= 1 else f"{size * 1e3:.1f} kB"
+    demo = " (random weights: no biology)" if config["model"] == "demo" else ""
+    embed = config["embed"]
+    logger.info(
+        f"virnucpro: {len(SAMPLES)} sample(s), {len(files)} file(s), {size}; model "
+        f"{config['model']}{demo}, dtype {embed['dtype']}, device {embed['device']}"
+    )
+    tokens = config["split"]["shard_tokens"]
+    if embed["pooling"] == "none" and tokens > MANY_RESIDUES:
+        logger.warning(
+            f"embed.pooling is none, and split.shard_tokens {tokens:,}: an array of all residues "
+            "of a shard may take hundreds of GB, and a job that is killed computes its shard anew; "
+            "5000000 is a good number"
+        )
+    for sample in list(SAMPLES)[:LISTED_SAMPLES]:
+        logger.info(f"  {sample}: {describe_sample(sample)}")
+    if len(SAMPLES) > LISTED_SAMPLES:
+        logger.info(f"  and {len(SAMPLES) - LISTED_SAMPLES} more")
+
+
+def describe_sample(sample):
+    """Say how far a sample is."""
+    place = SPLIT.format(sample=sample, split=SPLIT_IDS[sample])
+    split = read_sealed(f"{place}/shards/manifest.json")
+    earlier = ""
+    if not is_finished(sample) and Path(f"results/{sample}/embeddings.h5ad").exists():
+        earlier = "; its embeddings.h5ad is of an earlier input or configuration"
+    if split is None:
+        return (
+            f"to be split; its shards, and so their jobs, are known after that{earlier}"
+        )
+    names = [shard["name"] for shard in split["shards"]]
+    receipts = (
+        f"{EMBEDDINGS}.json".format(sample=sample, shard=name) for name in names
+    )
+    done = sum(Path(receipt).exists() for receipt in receipts)
+    merged = ", merged" if is_finished(sample) else earlier
+    return f"{split['records']['read']:,} records in {len(names)} shard(s), {done} embedded{merged}"
+
+
+def is_finished(sample):
+    """Whether a sample's embeddings.h5ad is there and of the present input and configuration."""
+    return (
+        Path(results_request(sample)).exists()
+        and Path(f"results/{sample}/embeddings.h5ad").exists()
+    )
+
+
+def check_weights():
+    """Refuse what the weights cannot give, where they were converted already."""
+    receipt = read_sealed(MODEL_RECEIPT)
+    if receipt is not None:
+        check_layers(config["embed"]["layers"], config["model"], receipt["layers"])
+        check_head(config["model"], receipt["has_lm_head"])
+
+
+# ---- jobs that failed ---------------------------------------------------------------------------
+
+
+def restart_times(job):
+    """How often a job that failed may be tried again: never after bad input or configuration.
+
+    It would fail again in the same way, on a cluster after waiting for a GPU. Snakemake has no
+    setting for this, so its property is replaced; what the job's command ended with is in the last
+    line of its log.
+    """
+    return (
+        0
+        if any(exit_status(log) == BAD_INPUT for log in job.log)
+        else job.rule.restart_times
+    )
+
+
+def exit_status(log):
+    """Return the exit status in the last line of a command's log, or None."""
+    try:
+        *_, last = Path(log).read_text(errors="replace").splitlines()
+        return json.loads(last).get("exit_status")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def report_what_is_there():
+    """Make the report on all samples of those that are finished, where others failed."""
+    finished = [
+        sample
+        for sample in SAMPLES
+        if is_finished(sample)
+        and Path(f"results/{sample}/packing_report.json").exists()
+    ]
+    if not finished or len(finished) == len(SAMPLES):
+        return
+    Path("logs").mkdir(exist_ok=True)
+    command = [
+        "virnucpro",
+        "report",
+        "overview",
+        "--results=results",
+        "--report=results/_all",
+    ]
+    with open("logs/overview.log", "w") as log:
+        try:
+            done = (
+                subprocess.run([*command, "--", *finished], stderr=log).returncode == 0
+            )
+        except OSError:  # the command is in an environment of its own
+            done = False
+    if done:
+        missing = len(SAMPLES) - len(finished)
+        logger.info(
+            f"virnucpro: results/_all/overview.html is without {missing} sample(s)"
+        )
+
+
+def check_all_is_done():
+    """Fail where Snakemake says that all is done, and a sample is not.
+
+    It was seen to end early, with status 0, while it dealt with a checkpoint.
+    """
+    settings = workflow.dag_settings
+    if set(settings.targets) - {"all"} or settings.until or settings.omit_from:
+        return
+    unfinished = [sample for sample in SAMPLES if not is_finished(sample)]
+    if unfinished:
+        raise WorkflowError(
+            f"not all is done: {', '.join(unfinished[:LISTED_SAMPLES])} (run the same command again)"
+        )
+
+
+if workflow.is_main_process:
+    Job.restart_times = property(restart_times)
+    check_weights()
+    describe_run()
+
+
+onsuccess:
+    check_all_is_done()
+
+
+onerror:
+    report_what_is_there()
