@@ -6,6 +6,7 @@ whose output changes; each command refuses a number that is not its own.
 """
 
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from virnucpro.errors import InputError
@@ -14,6 +15,7 @@ __all__ = [
     "BUDGET_FORMAT",
     "EMBED_FORMAT",
     "EXTRA_ARRAYS",
+    "LIMITED_IDS",
     "MERGE_FORMAT",
     "MODEL_FORMAT",
     "PLAN_FORMAT",
@@ -35,6 +37,11 @@ REPORT_FORMAT = 4
 
 EXTRA_ARRAYS = ("residues", "pseudo_perplexity")
 """Arrays that a shard may have beside its embeddings, as its receipt calls them."""
+
+LIMITED_IDS: dict[str, Callable[[str], bool]] = {
+    "uniprot-h5": lambda text: text not in ("", ".") and "/" not in text and "\0" not in text
+}
+"""The exports that not every id can have, and whether one can: HDF5 takes a "/" for a path."""
 
 TRACE_COLUMNS = ("step", "items", "tokens", "seconds", "peak_memory_bytes", "note", "crc32")
 """Columns of a trace; the last is the CRC-32 of the line up to it, see `trace_checksum`."""

@@ -155,9 +155,7 @@ def split(job: Job) -> None:
 def plan(job: Job) -> None:
     matter = job.matter("token-budget", "max-sequence-length", "long-sequences", "window-overlap")
     report = {"batches": 1, "token_budget": 4096}
-    write(
-        job, {job["plan"]: sha(matter, content(job.words[0])), job["report"]: json.dumps(report)}
-    )
+    write(job, {job["plan"]: sha(matter, content(job.words[0])), job["report"]: json.dumps(report)})
 
 
 EMBED = ("dtype", "layers", "pooling", "pseudo-perplexity", "output-dtype")
@@ -214,7 +212,10 @@ def report_plans(job: Job) -> None:
 
 def report_overview(job: Job) -> None:
     made = sha([content(f"{job['results']}/{name}/packing_report.json") for name in job.words])
-    names = ["overview.html", *(f"map_by_{each}.svg" for each in ("length", "sample", "truncation"))]
+    names = [
+        "overview.html",
+        *(f"map_by_{each}.svg" for each in ("length", "sample", "truncation")),
+    ]
     write(job, {f"{job['report']}/{name}": made for name in names})
 
 

@@ -33,6 +33,13 @@ __all__ = ["split"]
     help="Quarantine records in which more of the letters become X.",
 )
 @click.option(
+    "--max-unknown-fraction",
+    type=click.FloatRange(0, 1),
+    default=0.9,
+    show_default=True,
+    help="Quarantine records in which more of the residues are X, B, Z, J or replaced.",
+)
+@click.option(
     "--max-record-residues",
     type=POSITIVE,
     default=100_000,
@@ -47,11 +54,31 @@ __all__ = ["split"]
     help="`protein` refuses what looks like nucleotides; `any` takes all letters as residues.",
 )
 @click.option(
+    "--ids",
+    type=click.Choice(["first_word", "whole_header"]),
+    default="first_word",
+    show_default=True,
+    help="What of a header is the id.",
+)
+@click.option(
     "--duplicate-ids",
     type=click.Choice(["error", "suffix"]),
     default="error",
     show_default=True,
     help="What to do with an id that stands on two records.",
+)
+@click.option(
+    "--empty-samples",
+    type=click.Choice(["error", "keep"]),
+    default="error",
+    show_default=True,
+    help="What to do where no record is accepted; `keep` writes one empty shard.",
+)
+@click.option(
+    "--exports",
+    multiple=True,
+    metavar="FORMAT",
+    help="Refuse ids that this export of `merge` cannot have; may be given several times.",
 )
 @click.option(
     "--sha256", multiple=True, metavar="HEX", help="What a file has to be, one for each, in order."

@@ -17,7 +17,8 @@ __all__ = [
     "KEY_BYTES",
     "RESIDUES",
     "Normalised",
-    "is_normal",
+    "count_unknown",
+    "is_known",
     "normalise",
     "sequence_key",
     "sequence_keys",
@@ -26,13 +27,14 @@ __all__ = [
 RESIDUES = "LAGVSERTIDPKQNFYMHWCXBUZO"
 """The residue letters of ESM-2's vocabulary (fair-esm, ``esm.constants.proteinseq_toks``)."""
 
-CHANGES = ("upper_case", "whitespace", "stop_removed", "gap_removed", "replaced")
-"""Kinds of change that normalising counts, in letters."""
+CHANGES = ("upper_case", "whitespace", "stop_removed", "gap_removed", "replaced", "numbers")
+"""Kinds of change that are counted, in letters; of position numbers, in numbers."""
 
 KEY_BYTES = 16
 
 _NOTHING = blake2b(digest_size=KEY_BYTES)
 _LETTERS = RESIDUES.encode()
+_KNOWN = _LETTERS.translate(None, b"XBZ")
 _LOWER_CASE = b"abcdefghijklmnopqrstuvwxyz"
 _WHITESPACE = b" \t\n\r\v\f"
 _GAPS = b"-."
@@ -64,9 +66,14 @@ class Normalised:
         return self.changes is not _UNCHANGED
 
 
-def is_normal(residues: bytes) -> bool:
-    """Whether there are residues, and normalising would change none of them."""
-    return bool(residues) and not residues.translate(None, _LETTERS)
+def count_unknown(residues: bytes) -> int:
+    """Count the residues that are not known, or not which of two: X, B and Z."""
+    return residues.count(b"X") + residues.count(b"B") + residues.count(b"Z")
+
+
+def is_known(residues: bytes) -> bool:
+    """Whether there are residues, all of them known, and normalising would change none of them."""
+    return bool(residues) and not residues.translate(None, _KNOWN)
 
 
 def normalise(residues: bytes) -> Normalised:
@@ -93,6 +100,7 @@ def normalise(residues: bytes) -> Normalised:
         "stop_removed": len(ungapped) - len(kept),
         "gap_removed": len(unspaced) - len(ungapped),
         "replaced": replaced,
+        "numbers": 0,
     }
     return Normalised(kept.translate(_TO_ALPHABET), replaced, changes)
 

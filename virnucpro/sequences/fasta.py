@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from virnucpro.errors import InputError
+from virnucpro.sequences.body import SPACE
 from virnucpro.sequences.compression import Digest, name_of, open_blocks
-from virnucpro.sequences.record import SPACE, OpenRecord, Record
+from virnucpro.sequences.foreign import NEEDED, foreign_error
+from virnucpro.sequences.record import OpenRecord, Record
 
 __all__ = ["MAX_HEADER_BYTES", "FastaParser", "Record", "read_fasta"]
 
@@ -23,32 +25,17 @@ logger = logging.getLogger(__name__)
 MAX_HEADER_BYTES = 1 << 16
 
 _WORD_END = re.compile("[ \t]")
-_NOT_FASTA = (
-    (
-        b"\xef\xbb\xbf",
-        "starts with a byte order mark (BOM)",
-        "remove its first three bytes: tail -c +4 FILE > CLEAN",
-    ),
-    (
-        (b"\xff\xfe", b"\xfe\xff"),
-        "is UTF-16 text",
-        "convert it: iconv -f UTF-16 -t UTF-8 FILE > CLEAN, and remove a byte order mark",
-    ),
-    (
-        b"@",
-        "looks like FASTQ ('@' where the first '>' is expected)",
-        "FASTA of proteins is expected: assemble the reads and predict proteins first",
-    ),
-    (b";", "has a ';' line before the first '>'", "remove the ';' comment lines"),
-    (b"PK\x03\x04", "is a zip archive", "unpack it, or compress it with gzip instead"),
-    (b"", "has text before the first '>'", "is it FASTA? Remove what stands before the first '>'"),
-)
+# What may stand before a ">" and is no text: the end of a file that was joined with this one.
+_MARKS = re.compile(rb"\n(?:\0|\x1a|\xef\xbb\xbf)+(?=>)")
+_MARKED = b"\0\x1a\xef\xbb\xbf"
+_PIR = re.compile(rb"(?:P1|F1|DL|DC|RL|RC|N1|N3|XX);\S")
 
 
 def read_fasta(
     path: Path | str,
     *,
     max_record_residues: int | None = None,
+    whole_header: bool = False,
     digest: Digest | None = None,
 ) -> Iterator[Record]:
     """Read the records of one FASTA file, plain or compressed, in file order.
@@ -56,6 +43,7 @@ def read_fasta(
     Args:
         path: the file; "-" is standard input.
         max_record_residues: letters of a record that are kept; None keeps all, whatever the memory.
+        whole_header: whether the id is the whole header, and not its first word.
         digest: takes the raw bytes of the file as they pass (see `open_blocks`).
 
     Yields:
@@ -63,9 +51,12 @@ def read_fasta(
 
     Raises:
         InputError: the file cannot be read or decompressed, or is not FASTA: something else before
-            the first ">", an empty id, a header over 64 KiB, a ">" among residues.
+            the first ">", an empty id, a header over 64 KiB, a ">" among residues, a header that
+            has lost its ">", reads among the records, PIR.
     """
-    parser = FastaParser(name_of(path), max_record_residues=max_record_residues)
+    parser = FastaParser(
+        name_of(path), max_record_residues=max_record_residues, whole_header=whole_header
+    )
     for block in open_blocks(path, digest=digest):
         yield from parser.feed(block)
     yield from parser.finish()
@@ -77,10 +68,14 @@ class FastaParser:
     Args:
         path: the file's name, for records and messages.
         max_record_residues: letters of a record that are kept.
+        whole_header: whether the id is the whole header.
     """
 
-    def __init__(self, path: str, *, max_record_residues: int | None = None) -> None:
+    def __init__(
+        self, path: str, *, max_record_residues: int | None = None, whole_header: bool = False
+    ) -> None:
         self.path = path
+        self._whole_header = whole_header
         self.limit = max_record_residues
         self._most = sys.maxsize if max_record_residues is None else max_record_residues
         self._line = 1  # of the first byte in _tail
@@ -89,6 +84,7 @@ class FastaParser:
         self._after_cr = False
         self._open: OpenRecord | None = None
         self._latin1_headers = 0
+        self._marks = 0
 
     def feed(self, block: bytes) -> Iterator[Record]:
         """Take the next bytes and give the records that end in them.
@@ -97,6 +93,9 @@ class FastaParser:
             InputError: see `read_fasta`.
         """
         text = self._tail + self._unix_lines(block)
+        if b"\0" in text or b"\x1a" in text or b"\xef" in text:
+            text, marks = _MARKS.subn(b"\n", text)
+            self._marks += marks
         if not self._started:
             text = self._start(text, final=False)
             if not self._started:
@@ -117,6 +116,11 @@ class FastaParser:
             self._tail = self._start(self._tail, final=True)
         if self._started:
             yield self._close(self._tail)
+        if self._marks:
+            logger.warning(
+                "%s: NUL, Ctrl-Z or byte order marks before a '>' were skipped %d times",
+                *(self.path, self._marks),
+            )
         if self._latin1_headers > 1:
             logger.warning("%s: %d headers were read as Latin-1", self.path, self._latin1_headers)
 
@@ -132,18 +136,19 @@ class FastaParser:
         return block
 
     def _start(self, text: bytes, *, final: bool) -> bytes:
-        """Skip blank lines before the first ">"; refuse anything else."""
-        content = text.lstrip(SPACE)
-        self._line += text.count(b"\n", 0, len(text) - len(content))
-        if content.startswith(b">"):
+        """Skip what may stand before the first ">"; refuse anything else."""
+        unspaced = text.lstrip(SPACE)
+        self._line += text.count(b"\n", 0, len(text) - len(unspaced))
+        content = unspaced.lstrip(SPACE + _MARKED)
+        if content.startswith(b">") and not content.startswith(b">\0"):
+            skipped = unspaced[: len(unspaced) - len(content)]
+            self._line += skipped.count(b"\n")
+            self._marks += bool(skipped)
             self._started = True
             return content[1:]
-        if content and (final or len(content) >= len(b"PK\x03\x04")):
-            message, hint = next(
-                (message, hint) for magic, message, hint in _NOT_FASTA if content.startswith(magic)
-            )
-            raise InputError(message, path=self.path, line=self._line, hint=hint)
-        return content
+        if (final and content) or len(unspaced) >= NEEDED:
+            raise foreign_error(unspaced, path=self.path, line=self._line)
+        return unspaced
 
     def _close(self, part: bytes) -> Record:
         """Make the record that ends with `part`."""
@@ -151,8 +156,8 @@ class FastaParser:
         if opened is None:
             opened = self._opened(part)
             part = part[len(opened.header) :]
-        self._check_residues(part)
         self._line += opened.extend(part) + 1
+        opened.close()
         self._open = None
         return Record(
             *self._names(opened.header, opened.line),
@@ -161,6 +166,12 @@ class FastaParser:
             opened.line,
             opened.excess,
             opened.whitespace,
+            opened.numbers,
+            opened.comments,
+            opened.marks,
+            opened.text_line,
+            opened.text,
+            opened.is_chains,
         )
 
     def _whole(self, part: bytes) -> Record | None:
@@ -169,7 +180,7 @@ class FastaParser:
         residues = body.replace(b"\n", b"")
         if not residues.rstrip(b"*").isalpha() or len(residues) > self._most:
             return None
-        if len(header) > MAX_HEADER_BYTES:
+        if len(header) > MAX_HEADER_BYTES or b";" in header:
             self._check_header(header)
         line = self._line
         identifier, description = self._names(header, line)
@@ -185,8 +196,10 @@ class FastaParser:
                 return
             self._open = self._opened(rest)
             rest = rest[len(self._open.header) :]
-        body = rest.removesuffix(b"\n")
-        self._check_residues(body)
+        # A line break may precede a ">", and so may marks behind it.
+        unmarked = rest.rstrip(_MARKED)
+        is_held = unmarked.endswith(b"\n") and len(rest) - len(unmarked) < MAX_HEADER_BYTES
+        body = unmarked[:-1] if is_held else rest
         self._line += self._open.extend(body)
         self._tail = rest[len(body) :]
 
@@ -194,26 +207,23 @@ class FastaParser:
         end = part.find(b"\n")
         header = part if end < 0 else part[:end]
         self._check_header(header)
-        return OpenRecord(header, self._line, self.limit)
+        return OpenRecord(header, self._line, self.limit, self.path)
 
     def _check_header(self, header: bytes) -> None:
+        if _PIR.match(header):
+            raise InputError(
+                "is PIR/NBRF, whose records have a title on the line below '>'",
+                path=self.path,
+                line=self._line,
+                hint="convert it to FASTA, with Biopython: "
+                "SeqIO.convert(FILE, 'pir', CLEAN, 'fasta')",
+            )
         if len(header) > MAX_HEADER_BYTES:
             raise InputError(
                 f"the header is longer than {MAX_HEADER_BYTES} bytes",
                 path=self.path,
                 line=self._line,
                 hint="is a line break missing between header and residues?",
-            )
-
-    def _check_residues(self, body: bytes) -> None:
-        place = body.find(b">")
-        if place >= 0:
-            raise InputError(
-                "has a '>' among the residues",
-                path=self.path,
-                line=self._line + body.count(b"\n", 0, place),
-                hint="was a file without a final line break joined with another? "
-                "Each header begins a line of its own",
             )
 
     def _names(self, header: bytes, line: int) -> tuple[str, str]:
@@ -223,7 +233,9 @@ class FastaParser:
         except UnicodeDecodeError:
             text = self._latin1(header, line)
         text = text.strip(" \t")
-        if "\t" in text:
+        if self._whole_header:
+            identifier, description = text, ""
+        elif "\t" in text:
             identifier, description = _WORD_END.split(text, maxsplit=1)
         else:
             identifier, _, description = text.partition(" ")

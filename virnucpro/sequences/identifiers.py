@@ -17,9 +17,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from virnucpro.errors import InputError
+from virnucpro.formats import LIMITED_IDS
 from virnucpro.sequences.spool import RecordSpool, hash_id
 
-__all__ = ["Renames", "refuse_duplicates", "rename_duplicates"]
+__all__ = ["Renames", "refuse_duplicates", "refuse_ids", "rename_duplicates"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class _Suspect(NamedTuple):
 
     row: int
     id: str
+    description: str
     file: int
     line: int
 
@@ -87,13 +89,50 @@ def refuse_duplicates(spool: RecordSpool, files: Sequence[str]) -> None:
         for suspect in _suspects(spool, repeated):
             first = seen.setdefault(suspect.id, suspect)
             if first is not suspect:
-                raise InputError(
-                    f"id {suspect.id!r} was used before, in {files[first.file]}, line {first.line}",
-                    path=files[suspect.file],
-                    line=suspect.line,
-                    hint="make the ids unique, or set duplicate_ids: suffix "
-                    "(--duplicate-ids suffix) to have later ones renamed id_2, id_3, ...",
-                )
+                raise _duplicate(suspect, first, files)
+
+
+def _duplicate(suspect: _Suspect, first: _Suspect, files: Sequence[str]) -> InputError:
+    hint = (
+        "make the ids unique, or set duplicate_ids: suffix "
+        "(--duplicate-ids suffix) to have later ones renamed id_2, id_3, ..."
+    )
+    if suspect.description != first.description:
+        hint += (
+            "; an id ends at the first white space, and behind it these headers differ: ids: "
+            "whole_header (--ids whole_header) takes all of a header as the id"
+        )
+    return InputError(
+        f"id {suspect.id!r} was used before, in {files[first.file]}, line {first.line}",
+        path=files[suspect.file],
+        line=suspect.line,
+        hint=hint,
+    )
+
+
+def refuse_ids(spool: RecordSpool, files: Sequence[str], export: str) -> None:
+    """Raise where an export cannot have the id of an accepted record.
+
+    Args:
+        spool: the closed spool of all records.
+        files: names of the input files.
+        export: one of `virnucpro.formats.LIMITED_IDS`; others take every id.
+
+    Raises:
+        InputError: it cannot; the first such record is named.
+    """
+    if export not in LIMITED_IDS:
+        return
+    for batch in spool.batches(["id", "file", "line", "reason"]):
+        for row, text in enumerate(batch.column("id").to_pylist()):
+            if LIMITED_IDS[export](text) or batch.column("reason")[row].as_py():
+                continue
+            raise InputError(
+                f"the export {export} cannot have the id {text!r}",
+                path=files[batch.column("file")[row].as_py()],
+                line=batch.column("line")[row].as_py(),
+                hint=f"leave out the export {export}, or rename this record",
+            )
 
 
 def rename_duplicates(spool: RecordSpool, files: Sequence[str]) -> Renames:
@@ -139,13 +178,14 @@ def _repeated_hashes(spool: RecordSpool) -> Iterator[npt.NDArray[np.int64]]:
 def _suspects(spool: RecordSpool, repeated: npt.NDArray[np.int64]) -> Iterator[_Suspect]:
     """Give the records with these hashes, in input order."""
     first_row = 0
-    for batch in spool.batches(["id", "file", "line", "id_hash"]):
+    for batch in spool.batches(["id", "description", "file", "line", "id_hash"]):
         hashes = batch.column("id_hash").to_numpy()
         places = np.minimum(np.searchsorted(repeated, hashes), len(repeated) - 1)
         for index in np.flatnonzero(repeated[places] == hashes).tolist():
             yield _Suspect(
                 first_row + index,
                 batch.column("id")[index].as_py(),
+                batch.column("description")[index].as_py(),
                 batch.column("file")[index].as_py(),
                 batch.column("line")[index].as_py(),
             )

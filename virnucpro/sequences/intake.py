@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,18 @@ from virnucpro.sequences.alphabet import (
     CHANGES,
     RESIDUES,
     Normalised,
-    is_normal,
+    count_unknown,
+    is_known,
     normalise,
     sequence_key,
 )
 from virnucpro.sequences.compression import name_of
 from virnucpro.sequences.fasta import Record, read_fasta
-from virnucpro.sequences.nucleotides import refuse_nucleotides
+from virnucpro.sequences.nucleotides import are_nucleotides, refuse_nucleotides
+from virnucpro.sequences.record import SHOWN
 from virnucpro.sequences.spool import PartitionSpool, RecordSpool
 
-__all__ = ["Intake", "Limits", "judge"]
+__all__ = ["Intake", "Limits", "quarantine_reason"]
 
 _SHOWN = 60  # characters of a header in a quarantine detail
 _SENTENCE = 20  # a word of this many capital letters is taken for residues, not for a name
@@ -34,11 +36,15 @@ class Limits:
 
     Attributes:
         max_invalid_fraction: letters replaced by X, as a fraction of the residues.
+        max_unknown_fraction: X, B and Z, those letters among them, as a fraction of the residues.
         max_record_residues: letters of a record in the file.
+        nucleotides: whether what looks like nucleotides is accepted.
     """
 
     max_invalid_fraction: float
+    max_unknown_fraction: float
     max_record_residues: int
+    nucleotides: bool
 
 
 @dataclass
@@ -67,6 +73,8 @@ class Intake:
         changes: letters changed in accepted records, by kind.
         reasons: quarantined records by reason.
         normalised: accepted records that were changed.
+        left_out: what was skipped and is no residue: comment lines, headers of clusters, marks.
+        first: place and detail of the first record of each reason.
     """
 
     limits: Limits
@@ -76,14 +84,16 @@ class Intake:
     changes: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(CHANGES, 0)))
     reasons: Counter[str] = field(default_factory=Counter)
     normalised: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
 
-    def read(self, index: int, path: Path, *, nucleotides: bool) -> dict[str, Any]:
+    def read(self, index: int, path: Path, *, whole_header: bool) -> dict[str, Any]:
         """Read one input.
 
         Args:
             index: the input's number.
             path: FASTA, plain or compressed, or "-".
-            nucleotides: accept what looks like nucleotides.
+            whole_header: whether the id is the whole header, and not its first word.
 
         Returns:
             The input's entry in the manifest.
@@ -93,12 +103,15 @@ class Intake:
         """
         raw = _RawBytes(self.passed)
         records: Iterable[Record] = read_fasta(
-            path, max_record_residues=self.limits.max_record_residues, digest=raw
+            path,
+            max_record_residues=self.limits.max_record_residues,
+            whole_header=whole_header,
+            digest=raw,
         )
-        if not nucleotides:
+        if not self.limits.nucleotides:
             records = refuse_nucleotides(records)
         before = len(self.records)
-        for record in records:
+        for record in self._without_cluster_headers(records):
             self._take(record, index)
         return {
             "path": name_of(path),
@@ -107,9 +120,37 @@ class Intake:
             "records": len(self.records) - before,
         }
 
+    def _without_cluster_headers(self, records: Iterable[Record]) -> Iterator[Record]:
+        """Drop the headers by which MMseqs2 begins a cluster.
+
+        Its FASTA of clusters has the representative's header directly above the record of the first
+        member, which is the representative itself.
+        """
+        empty: Record | None = None
+        for record in records:
+            if empty is not None:
+                is_next = record.line == empty.line + 1
+                if is_next and _first_word(empty) == _first_word(record):
+                    self.left_out["cluster headers"] += 1
+                else:
+                    yield empty
+                empty = None
+            if record.residues or record.excess or record.text_line or record.comments:
+                yield record
+            else:
+                empty = record
+        if empty is not None:
+            yield empty
+
     def _take(self, record: Record, file: int) -> None:
         residues = record.residues
-        if is_normal(residues) and not record.excess and not record.whitespace:
+        if (
+            is_known(residues)
+            and not (record.excess or record.whitespace or record.numbers)
+            and not (record.comments or record.marks or record.text_line)
+            and len(residues) != len(record.id)
+            and (self.limits.nucleotides or b"L" in residues or not are_nucleotides(residues))
+        ):
             # Nearly every record: nothing to judge, nothing to count.
             key = sequence_key(residues)
             self.partitions.add(key, residues)
@@ -120,18 +161,19 @@ class Intake:
     def _take_unusual(self, record: Record, file: int) -> None:
         result = normalise(record.residues)
         residues, replaced = result.residues, result.replaced
-        changed = result.changed or record.whitespace > 0
-        if record.excess or replaced or not residues:
-            reason, detail = judge(record, result, self.limits)
-        else:
-            reason = detail = ""
+        unknown = count_unknown(residues)
+        changed = result.changed or record.whitespace > 0 or record.numbers > 0
+        self.left_out["comment lines"] += record.comments
+        self.left_out["NUL or Ctrl-Z"] += record.marks
+        reason, detail = quarantine_reason(record, result, self.limits)
         if reason:
-            self.reasons[reason] += 1
+            self._note(reason, detail, record)
             self.records.add(
                 record,
                 file,
                 length=record.length if record.excess else len(residues),
                 replaced=replaced,
+                unknown=unknown,
                 normalised=changed,
                 reason=reason,
                 detail=detail,
@@ -140,15 +182,28 @@ class Intake:
         key = sequence_key(residues)
         self.partitions.add(key, residues)
         self.records.add(
-            record, file, length=len(residues), key=key, replaced=replaced, normalised=changed
+            record,
+            file,
+            length=len(residues),
+            key=key,
+            replaced=replaced,
+            unknown=unknown,
+            normalised=changed,
         )
         if changed:
             self.normalised += 1
             self.changes.update(result.changes)
             self.changes["whitespace"] += record.whitespace
+            self.changes["numbers"] += record.numbers
+
+    def _note(self, reason: str, detail: str, record: Record) -> None:
+        """Count a quarantined record, and keep the place of the first of each reason."""
+        self.reasons[reason] += 1
+        line = record.text_line or record.line
+        self.first.setdefault(reason, f"{record.path}, line {line}: {detail}")
 
 
-def judge(record: Record, result: Normalised, limits: Limits) -> tuple[str, str]:
+def quarantine_reason(record: Record, result: Normalised, limits: Limits) -> tuple[str, str]:
     """Say why a record is quarantined.
 
     Args:
@@ -160,14 +215,47 @@ def judge(record: Record, result: Normalised, limits: Limits) -> tuple[str, str]
         Reason and detail; both empty for a record that is accepted.
     """
     length = len(result.residues)
+    if is_its_id(record):
+        return "id_as_sequence", "the id stands in place of the residues"
+    if record.text_line:
+        return "text", _what_text(record)
     if record.excess:
         limit = limits.max_record_residues
         return "too_long", f"{record.length} letters, more than max_record_residues ({limit})"
     if not length:
         return "empty", _why_empty(record)
+    if not limits.nucleotides and are_nucleotides(record.residues):
+        return "nucleotides", "A, C, G, T, U or N are 95% of the letters, or more"
     if result.replaced > limits.max_invalid_fraction * length:
         return "invalid_letters", f"{result.replaced} of {length} letters are no amino acids"
+    if (unknown := count_unknown(result.residues)) > limits.max_unknown_fraction * length:
+        return "unknown_residues", f"{unknown} of {length} residues are X, B, Z, J or replaced"
     return "", ""
+
+
+def is_its_id(record: Record) -> bool:
+    """Whether a record has its id, or all of its header, in place of residues."""
+    if record.text_line:
+        found = record.text
+        header = f"{record.id} {record.description}".strip()
+        return (
+            record.text_line == record.line + 1
+            and not record.residues
+            and (found in (record.id[:SHOWN], header[:SHOWN]))
+        )
+    if len(record.residues) != len(record.id):
+        return False
+    return record.residues == record.id.encode("utf-8", "replace")
+
+
+def _first_word(record: Record) -> str:
+    return record.id.split(maxsplit=1)[0]
+
+
+def _what_text(record: Record) -> str:
+    """Say what a text is that stands among the residues, and what to do where that is known."""
+    hint = "; chains are given as records of their own" if record.is_chains else ""
+    return f"line {record.text_line} is no residues: {record.text}{hint}"
 
 
 def _why_empty(record: Record) -> str:

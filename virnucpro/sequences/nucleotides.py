@@ -12,7 +12,7 @@ from virnucpro.errors import InputError
 from virnucpro.sequences.alphabet import RESIDUES
 from virnucpro.sequences.fasta import Record
 
-__all__ = ["refuse_nucleotides"]
+__all__ = ["are_nucleotides", "refuse_nucleotides"]
 
 _SHARE = 0.95
 _RECORDS = 1_000
@@ -20,6 +20,21 @@ _LETTERS = 1_000_000
 _FEWEST_LETTERS = 50
 _NUCLEOTIDES = b"ACGTUNacgtun"
 _AMINO_ACIDS = (RESIDUES + "J").encode() + (RESIDUES + "J").lower().encode()
+
+
+def are_nucleotides(residues: bytes) -> bool:
+    """Whether a record is nucleotides: 95% of 50 letters or more, and all four of them.
+
+    Args:
+        residues: of one record.
+    """
+    if len(residues) < _FEWEST_LETTERS:
+        return False
+    letters = _count(residues, _AMINO_ACIDS)
+    if letters < _FEWEST_LETTERS or _count(residues, _NUCLEOTIDES) < _SHARE * letters:
+        return False
+    kinds = (b"Aa", b"Cc", b"Gg", b"TUtu")
+    return all(_count(residues, kind) for kind in kinds)
 
 
 def refuse_nucleotides(records: Iterable[Record]) -> Iterator[Record]:

@@ -45,12 +45,19 @@ RECORDS_SCHEMA = pa.schema(
         ("key", pa.binary(KEY_BYTES)),
         ("shard", pa.int32()),
         ("replaced", pa.int32()),
+        ("unknown", pa.int32()),
         ("normalised", pa.bool_()),
         ("file", pa.int32()),
         ("line", pa.int64()),
     ]
 )
-_REPETITIVE = ["shard", "replaced", "normalised", "file"]  # worth a dictionary in Parquet
+_REPETITIVE = [
+    "shard",
+    "replaced",
+    "unknown",
+    "normalised",
+    "file",
+]  # worth a dictionary in Parquet
 NAME_DIGITS = 12
 """Digits of a shard's SHA-256 in its name."""
 
@@ -80,7 +87,9 @@ class ShardTotals:
         return sum(length * count for length, count in self.lengths.items())
 
     def length_summary(self) -> dict[str, float]:
-        """Summarise the lengths of the distinct sequences, in residues."""
+        """Summarise the lengths of the distinct sequences, in residues; zeros where none is."""
+        if not self.sequences:
+            return {"min": 0, "median": 0.0, "mean": 0.0, "max": 0}
         values = np.array(sorted(self.lengths), np.int64)
         ends = np.cumsum([self.lengths[int(value)] for value in values])
         middle = [(self.sequences - 1) // 2, self.sequences // 2]

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
-__all__ = ["SPACE", "OpenRecord", "Record"]
+from virnucpro.errors import InputError
+from virnucpro.sequences.body import SPACE, Positions, is_header, read_line
 
-SPACE = b" \t\v\f\n"
-"""White space of a FASTA file whose line ends are all line feeds."""
+__all__ = ["SHOWN", "SPACE", "OpenRecord", "Record"]
+
+SHOWN = 40
+"""Characters of a text that are shown."""
+
+_LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_PLAIN = _LETTERS + b"*-.\n"
+_GAPS = b"-."
+_MARKS = b"\0\x1a"
+_CHAINS = re.compile(r"[A-Za-z*.-]+(?:[:/|]+[A-Za-z*.-]+)+")
+_LONG_LINE = 1 << 20  # bytes; of a longer one, white space is not looked at as between blocks
 
 
 class Record(NamedTuple):
     """One record of a FASTA file.
 
     Attributes:
-        id: the header's first word (up to a space or tab); any other characters are kept.
+        id: the header's first word (up to a space or tab), or all of it; any characters are kept.
         description: the rest of the header, without spaces and tabs around it.
-        residues: the letters as they are in the file, line breaks and white space removed; the
-            first `max_record_residues` of them where the record is longer.
+        residues: letters, gaps and stops as they are in the file, line breaks and white space
+            removed; the first `max_record_residues` of them where the record is longer.
         path: the file, as it was given.
         line: the header's line, counted from 1.
         excess: letters beyond `max_record_residues`, which were counted but not kept.
         whitespace: spaces and tabs that stood between letters of one line and were removed.
+        numbers: position numbers that were left out.
+        comments: comment lines that were left out.
+        marks: ends of lines with NUL or Ctrl-Z, which were left out.
+        text_line: the first line that is text, see `virnucpro.sequences.body`; 0 where none is.
+        text: its first characters.
+        is_chains: whether the text is residues with ``:``, ``/`` or ``|`` between them.
     """
 
     id: str
@@ -31,6 +48,12 @@ class Record(NamedTuple):
     line: int
     excess: int = 0
     whitespace: int = 0
+    numbers: int = 0
+    comments: int = 0
+    marks: int = 0
+    text_line: int = 0
+    text: str = ""
+    is_chains: bool = False
 
     @property
     def length(self) -> int:
@@ -45,37 +68,141 @@ class OpenRecord:
         header: its bytes, without ">".
         line: the header's line.
         limit: letters that are kept; None keeps all.
+        path: the file, for messages.
     """
 
-    def __init__(self, header: bytes, line: int, limit: int | None) -> None:
+    def __init__(self, header: bytes, line: int, limit: int | None, path: str) -> None:
         self.header = header
         self.line = line
         self.limit = limit
+        self.path = path
         self.residues = bytearray()
         self.excess = 0
         self.whitespace = 0
-        self._line_end = 0  # white space at the end of the last line so far
+        self.numbers = 0
+        self.comments = 0
+        self.marks = 0
+        self.text_line = 0
+        self.text = ""
+        self.is_chains = False
+        self._number = line  # of the line that is being read, at first the end of the header's
+        self._rest = b""  # of a line whose end is still to come
+        self._is_long = False  # whether a part of that line was taken already
+        self._gaps = 0
+        self._fastq_line = 0
+        self._lost_header: tuple[int, str] | None = None
+        self._numbered: tuple[int, bytes] | None = None  # the first line with a position number
+        self._positions = Positions()
 
     def extend(self, body: bytes) -> int:
-        """Take the next bytes of the residues; return the number of line breaks in them."""
-        letters = body.translate(None, SPACE)
+        """Take the next bytes of the residues; return the number of line breaks in them.
+
+        Raises:
+            InputError: a line shows that records were glued together: a ">" among residues, a
+                header that has lost its ">", reads.
+        """
         breaks = body.count(b"\n")
-        if self._line_end or len(body) - len(letters) != breaks:
-            self._count_whitespace(body)
+        text = self._rest + body
+        end = text.rfind(b"\n") + 1
+        self._rest = text[end:]
+        if end:
+            self._take_lines(text[:end])
+        if len(self._rest) > _LONG_LINE:
+            self._take_part(self._rest)
+            self._rest, self._is_long = b"", True
+        return breaks
+
+    def close(self) -> None:
+        """Take what is left of the last line.
+
+        Raises:
+            InputError: see `extend`.
+        """
+        self._take_lines(self._rest + b"\n")
+        self._rest = b""
+        if self._numbered and not self._positions.confirmed:
+            self._note_text(*self._numbered)
+
+    def _take_lines(self, lines: bytes) -> None:
+        """Take whole lines, the usual ones at once."""
+        if not self._is_long and not lines.translate(None, _PLAIN) and not self._lost_header:
+            self._keep(lines.replace(b"\n", b""))
+            self._number += lines.count(b"\n")
+            return
+        for line in lines[:-1].split(b"\n"):
+            if self._is_long:
+                self._take_part(line)
+                self._is_long = False
+            else:
+                self._take_line(line)
+            self._number += 1
+
+    def _take_line(self, line: bytes) -> None:
+        unmarked = line.rstrip(_MARKS)
+        self.marks += len(unmarked) < len(line)
+        count = len(self.residues) + self.excess
+        found = read_line(unmarked, self._positions, count, count - self._gaps)
+        self.comments += found.is_comment
+        self.numbers += found.numbers
+        self.whitespace += found.whitespace
+        if found.numbers and self._numbered is None:
+            self._numbered = self._number, line
+        if found.is_text:
+            self._note_text(self._number, line)
+        elif found.letters:
+            self._check_headers()
+            self._keep(found.letters)
+
+    def _take_part(self, part: bytes) -> None:
+        """Take a part of a line that is too long to be looked at as a whole."""
+        letters = part.translate(None, SPACE)
+        if letters.translate(None, _PLAIN):
+            self._note_text(self._number, part[: 4 * SHOWN])
+        self.whitespace += len(part) - len(letters)
+        self._keep(letters)
+
+    def _keep(self, letters: bytes) -> None:
+        self._gaps += len(letters) - len(letters.translate(None, _GAPS))
         if self.limit is not None:
             room = self.limit - len(self.residues)
             self.excess += max(0, len(letters) - room)
             letters = letters[:room]
         self.residues += letters
-        return breaks
 
-    def _count_whitespace(self, body: bytes) -> None:
-        """Count white space between letters, not at line ends: those are part of the break."""
-        for number, line in enumerate(body.split(b"\n")):
-            if number:
-                self._line_end = 0
-            text = line.rstrip(SPACE)
-            if text:
-                self.whitespace += self._line_end + len(text) - len(text.translate(None, SPACE))
-                self._line_end = 0
-            self._line_end += len(line) - len(text)
+    def _note_text(self, number: int, line: bytes) -> None:
+        """Note the first text, and look whether it shows that records were glued together."""
+        text = line.decode("utf-8", "replace").strip()
+        if not self.text_line:
+            self.text_line, self.text = number, text[:SHOWN]
+            self.is_chains = _CHAINS.fullmatch(text) is not None
+        if "<" not in text.partition(">")[0] != text:  # in markup, ">" closes a tag
+            raise InputError(
+                "has a '>' among the residues",
+                path=self.path,
+                line=number,
+                hint="was a file without a final line break joined with another? "
+                "Each header begins a line of its own",
+            )
+        if text.startswith("+") and self._fastq_line:
+            raise InputError(
+                "has FASTQ among the records",
+                path=self.path,
+                line=self._fastq_line,
+                hint="was a file of reads joined with this one? Take it out: proteins are expected",
+            )
+        if text.startswith("@") and len(text) > 1:
+            self._fastq_line = number
+        name = self.header.decode("utf-8", "replace").split(maxsplit=1)
+        if self._lost_header is None and is_header(text, name[0] if name else ""):
+            self._lost_header = number, text[:SHOWN]
+
+    def _check_headers(self) -> None:
+        """Refuse residues below a line that looks like a header."""
+        if self._lost_header is not None:
+            number, text = self._lost_header
+            raise InputError(
+                f"has a header without its '>': {text}",
+                path=self.path,
+                line=number,
+                hint="put the '>' back: what is below would be a part of the record above",
+            )

@@ -18,7 +18,12 @@ from virnucpro.files import atomic_path, scratch_directory, sha256_of, write_jso
 from virnucpro.formats import SPLIT_FORMAT
 from virnucpro.progress import Progress
 from virnucpro.sequences.compression import STANDARD_INPUT, name_of
-from virnucpro.sequences.identifiers import Renames, refuse_duplicates, rename_duplicates
+from virnucpro.sequences.identifiers import (
+    Renames,
+    refuse_duplicates,
+    refuse_ids,
+    rename_duplicates,
+)
 from virnucpro.sequences.intake import Intake, Limits
 from virnucpro.sequences.outputs import (
     ShardTotals,
@@ -36,6 +41,14 @@ logger = logging.getLogger(__name__)
 
 # Snakemake takes seconds for hundreds of jobs, and minutes for tens of thousands.
 _MANY_SHARDS = 4096
+_CHOICES = {
+    "input_type": ("protein", "any"),
+    "ids": ("first_word", "whole_header"),
+    "duplicate_ids": ("error", "suffix"),
+    "empty_samples": ("error", "keep"),
+}
+# Reasons that are warned of singly: the file holds what it should not.
+_ALARMING = ("text", "nucleotides", "id_as_sequence")
 
 
 @dataclass(frozen=True)
@@ -44,23 +57,28 @@ class _Parameters:
 
     shard_tokens: int
     max_invalid_fraction: float
+    max_unknown_fraction: float
     max_record_residues: int
     input_type: str
+    ids: str
     duplicate_ids: str
+    empty_samples: str
+    exports: list[str]
 
     def check(self) -> None:
         if self.shard_tokens < 1:
             raise InputError(f"shard_tokens is {self.shard_tokens}, it must be at least 1")
-        if not 0 <= self.max_invalid_fraction <= 1:
-            raise InputError(f"max_invalid_fraction is {self.max_invalid_fraction}, not in [0, 1]")
+        for name in ("max_invalid_fraction", "max_unknown_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}, not in [0, 1]")
         if not 1 <= self.max_record_residues < 1 << 31:
             raise InputError(
                 f"max_record_residues is {self.max_record_residues}, not in [1, {(1 << 31) - 1}]"
             )
-        if self.input_type not in ("protein", "any"):
-            raise InputError(f"input_type is {self.input_type!r}, not 'protein' or 'any'")
-        if self.duplicate_ids not in ("error", "suffix"):
-            raise InputError(f"duplicate_ids is {self.duplicate_ids!r}, not 'error' or 'suffix'")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                listed = " or ".join(map(repr, choices))
+                raise InputError(f"{name} is {getattr(self, name)!r}, not {listed}")
 
 
 def split(
@@ -71,9 +89,13 @@ def split(
     records: Path,
     shard_tokens: int = 100_000_000,
     max_invalid_fraction: float = 0.5,
+    max_unknown_fraction: float = 0.9,
     max_record_residues: int = 100_000,
     input_type: str = "protein",
+    ids: str = "first_word",
     duplicate_ids: str = "error",
+    empty_samples: str = "error",
+    exports: Sequence[str] = (),
     sha256: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Read a sample's FASTA files and write its shards, records and quarantine.
@@ -91,9 +113,15 @@ def split(
         shard_tokens: tokens (residues + 2 for each sequence) that no shard exceeds, unless one
             sequence does.
         max_invalid_fraction: a record with more of its letters replaced by X is quarantined.
+        max_unknown_fraction: a record with more of its residues unknown (X, B, Z, J and what was
+            replaced) is quarantined.
         max_record_residues: a record with more letters is quarantined; no more are held in memory.
         input_type: "protein" refuses what looks like nucleotides, "any" does not.
+        ids: "first_word" of the header, up to the first white space, or "whole_header".
         duplicate_ids: "error" refuses an id that occurs twice, "suffix" renames the later records.
+        empty_samples: "error" refuses a sample of which no record is accepted, "keep" writes one
+            empty shard.
+        exports: those of `virnucpro.formats.LIMITED_IDS` refuse ids that they cannot have.
         sha256: what each file's bytes have to be, in order; nothing for whatever they are.
 
     Returns:
@@ -105,7 +133,15 @@ def split(
             were written do not account for every record.
     """
     parameters = _Parameters(
-        shard_tokens, max_invalid_fraction, max_record_residues, input_type, duplicate_ids
+        shard_tokens,
+        max_invalid_fraction,
+        max_unknown_fraction,
+        max_record_residues,
+        input_type,
+        ids,
+        duplicate_ids,
+        empty_samples,
+        list(exports),
     )
     parameters.check()
     _check_paths(fastas, shards_dir, records)
@@ -118,6 +154,8 @@ def split(
         intake, inputs = _read_all(fastas, sample, parameters, spool)
         _check_unchanged(fastas, before, inputs, sha256)
         files = [entry["path"] for entry in inputs]
+        for export in exports:
+            refuse_ids(intake.records, files, export)
         renames = _resolve_ids(intake.records, files, duplicate_ids)
         number = choose_shards(intake.partitions.tokens, shard_tokens)
         write_records(
@@ -184,33 +222,47 @@ def _read_all(
     fastas: Sequence[Path], sample: str, parameters: _Parameters, spool: Path
 ) -> tuple[Intake, list[dict[str, Any]]]:
     """Read all inputs into spools; give also their entries in the manifest."""
-    limits = Limits(parameters.max_invalid_fraction, parameters.max_record_residues)
+    limits = Limits(
+        parameters.max_invalid_fraction,
+        parameters.max_unknown_fraction,
+        parameters.max_record_residues,
+        nucleotides=parameters.input_type == "any",
+    )
     records = RecordSpool(spool / "records.arrow")
     progress = Progress(_bytes_of(fastas), "bytes", what=f"{sample}: reading")
     intake = Intake(limits, PartitionSpool(spool), records, progress.step)
     inputs = []
     try:
         for index, path in enumerate(fastas):
-            entry = intake.read(index, path, nucleotides=parameters.input_type == "any")
+            entry = intake.read(index, path, whole_header=parameters.ids == "whole_header")
             if not entry["records"]:
                 logger.warning("%s: holds no record", entry["path"])
             inputs.append(entry)
     finally:
         progress.close()
         intake.records.close()
-    read, quarantined = len(intake.records), intake.reasons.total()
-    if not read:
-        raise InputError(
-            f"no record in {', '.join(name_of(path) for path in fastas)}",
-            hint="a FASTA record begins with a '>' line",
-        )
-    if quarantined == read:
-        raise InputError(
-            f"none of {read} records can be used ({_listed(intake.reasons)})",
-            path=", ".join(name_of(path) for path in fastas),
-            hint=f"the first: {_first_detail(intake.records)}",
-        )
+    if len(intake.records) == intake.reasons.total():
+        _refuse_empty(fastas, intake, parameters.empty_samples)
     return intake, inputs
+
+
+def _refuse_empty(fastas: Sequence[Path], intake: Intake, empty_samples: str) -> None:
+    """Refuse a sample without an accepted record, or warn of it."""
+    names = ", ".join(name_of(path) for path in fastas)
+    keep = "; empty_samples: keep (--empty-samples keep) gives an empty result"
+    if not len(intake.records):
+        error = InputError(
+            f"no record in {names}", hint=f"a FASTA record begins with a '>' line{keep}"
+        )
+    else:
+        error = InputError(
+            f"none of {len(intake.records)} records can be used ({_listed(intake.reasons)})",
+            path=names,
+            hint=f"the first: {_first_detail(intake.records)}{keep}",
+        )
+    if empty_samples == "error":
+        raise error
+    logger.warning("%s: the result will be empty", str(error).partition("\n")[0])
 
 
 def _bytes_of(fastas: Sequence[Path]) -> int | None:
@@ -276,6 +328,7 @@ def _manifest(
         "records": counts,
         "quarantined": dict(sorted(intake.reasons.items())),
         "changes": dict(intake.changes),
+        "left_out": {name: count for name, count in sorted(intake.left_out.items()) if count},
         "sequences": totals.sequences,
         "residues": totals.residues,
         "tokens": totals.residues + 2 * totals.sequences,
@@ -311,6 +364,12 @@ def _log_summary(manifest: dict[str, Any], intake: Intake) -> None:
     if intake.normalised:
         changed = _listed(intake.changes)
         logger.info("%d records normalised (letters: %s)", intake.normalised, changed)
+    if any(intake.left_out.values()):
+        logger.warning("left out, as no residues: %s", _listed(intake.left_out))
+    for reason in _ALARMING:
+        if reason in intake.first:
+            count = intake.reasons[reason]
+            logger.warning("%d records quarantined as %s; %s", count, reason, intake.first[reason])
     if intake.reasons:
         listed = _listed(intake.reasons)
         logger.warning("%d records quarantined (%s)", counts["quarantined"], listed)

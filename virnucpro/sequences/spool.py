@@ -131,6 +131,7 @@ _SCHEMA = pa.schema(
         "length": pa.int64(),
         "key": pa.binary(KEY_BYTES),
         "replaced": pa.int32(),
+        "unknown": pa.int32(),
         "normalised": pa.bool_(),
         "file": pa.int32(),
         "line": pa.int64(),
@@ -152,7 +153,8 @@ class RecordSpool:
         self._path = path
         self._writer: Any = pa.ipc.new_file(str(path), _SCHEMA)
         self._rows: list[tuple[Any, ...]] = []
-        # What few records have, by their place in _rows: replaced, normalised, reason, detail.
+        # What few records have, by their place in _rows: replaced, unknown, normalised, reason,
+        # detail.
         self._unusual: dict[int, tuple[Any, ...]] = {}
         self._text = 0
         self._hashes = array("q")
@@ -174,6 +176,7 @@ class RecordSpool:
         length: int,
         key: bytes = _NO_KEY,
         replaced: int = 0,
+        unknown: int = 0,
         normalised: bool = False,
         reason: str = "",
         detail: str = "",
@@ -186,12 +189,13 @@ class RecordSpool:
             length: residues after normalising; of a record over the limit, letters in the file.
             key: of the normalised residues; none for a quarantined record.
             replaced: letters that became X.
+            unknown: residues that are not known, those among them.
             normalised: whether anything was changed.
             reason: why it is quarantined; empty for an accepted record.
             detail: the reason in words.
         """
-        if replaced or normalised or reason:
-            self._unusual[len(self._rows)] = (replaced, normalised, reason, detail)
+        if unknown or normalised or reason:
+            self._unusual[len(self._rows)] = (replaced, unknown, normalised, reason, detail)
         self._rows.append((record.id, record.description, length, key, file, record.line))
         self._text += len(record.id) + len(record.description)
         if len(self._rows) >= _BATCH_RECORDS or self._text >= _BATCH_TEXT:
@@ -221,15 +225,15 @@ class RecordSpool:
             return
         rows = len(self._rows)
         ids, descriptions, lengths, keys, files, lines = zip(*self._rows, strict=True)
-        rare: list[list[Any]] = [[0] * rows, [False] * rows, [""] * rows, [""] * rows]
+        rare: list[list[Any]] = [[empty] * rows for empty in (0, 0, False, "", "")]
         for row, values in self._unusual.items():
             for column, value in zip(rare, values, strict=True):
                 column[row] = value
-        replaced, normalised, reasons, details = rare
+        replaced, unknown, normalised, reasons, details = rare
         hashes = array("q", map(hash_id, ids))
         self._hashes.extend(hashes)
         columns: Sequence[Any] = (
-            *(ids, descriptions, lengths, keys, replaced, normalised, files, lines),
+            *(ids, descriptions, lengths, keys, replaced, unknown, normalised, files, lines),
             *(reasons, details, hashes),
         )
         arrays = [

@@ -12,7 +12,9 @@ from virnucpro.files import atomic_directory
 
 __all__ = ["check_replaceable", "staged_directory"]
 
-_OWN_FILE = re.compile(r"\d{5}-[0-9a-f]{12}\.fasta|manifest\.json|quarantine\.tsv|\.snakemake_timestamp")
+_OWN_FILE = re.compile(
+    r"\d{5}-[0-9a-f]{12}\.fasta|manifest\.json|quarantine\.tsv|\.snakemake_timestamp"
+)
 
 
 def check_replaceable(target: Path) -> None:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from virnucpro.errors import InputError
 from virnucpro.files import atomic_directory, atomic_path
+from virnucpro.formats import LIMITED_IDS
 from virnucpro.store.h5ad import OPTIONAL_COLUMNS
 from virnucpro.store.tables import write_table
 
@@ -58,7 +59,7 @@ def check_exports(exports: Mapping[str, Path], ids: Iterator[str]) -> None:
             raise InputError("the export npy needs a name that ends in .npy", path=target)
     if "uniprot-h5" not in exports:
         return
-    unfit = [text for text in ids if text in ("", ".") or "/" in text or "\0" in text]
+    unfit = [text for text in ids if not LIMITED_IDS["uniprot-h5"](text)]
     if unfit:
         raise InputError(
             f"{len(unfit)} ids cannot name a dataset in an HDF5 file: "

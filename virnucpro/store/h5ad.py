@@ -30,6 +30,7 @@ OBS_COLUMNS = (
     "truncated",
     "normalised",
     "replaced",
+    "unknown_fraction",
     "key",
 )
 _STRING = h5py.string_dtype("utf-8")
@@ -41,6 +42,7 @@ _OBS_DTYPES: dict[str, Any] = {
     "truncated": np.bool_,
     "normalised": np.bool_,
     "replaced": np.int32,
+    "unknown_fraction": np.float32,
     "key": _STRING,
 }
 #: Columns of `obs` that only some runs have: in how many windows a sequence was computed, its
@@ -70,6 +72,7 @@ class ObsBlock:
         truncated: whether residues at the C-terminal end were left out, [n] bool.
         normalised: whether normalising changed the record, [n] bool.
         replaced: letters that became X, [n] int32.
+        unknown_fractions: residues that are X, B or Z, of all, [n] float32.
         keys: hexadecimal keys of the sequences; ASCII bytes are written faster.
         optional: name -> [n] of `OPTIONAL_COLUMNS`; those that the writer was asked for are used.
     """
@@ -81,6 +84,7 @@ class ObsBlock:
     truncated: npt.NDArray[np.bool_]
     normalised: npt.NDArray[np.bool_]
     replaced: npt.NDArray[np.int32]
+    unknown_fractions: npt.NDArray[np.float32]
     keys: Sequence[str] | Sequence[bytes]
     optional: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
 
@@ -94,6 +98,7 @@ class ObsBlock:
             "truncated": self.truncated,
             "normalised": self.normalised,
             "replaced": self.replaced,
+            "unknown_fraction": self.unknown_fractions,
             "key": self.keys,
             **self.optional,
         }
@@ -111,7 +116,7 @@ class H5adWriter:
         sample: the sample's name, a column of `obs`.
         optional: the columns of `obs` beside `OBS_COLUMNS`, of `OPTIONAL_COLUMNS`.
         uns: provenance, see `write_mapping`.
-        request: the id of what the file was made for, an attribute of the root, ``REQUEST``; written
+        request: the id of what the file was made for, the root's attribute `REQUEST`; written
             first, so that it is found within the first bytes without reading HDF5.
     """
 

@@ -35,8 +35,8 @@ from virnucpro.store.ledger import (
 )
 from virnucpro.store.provenance import DEMO_NOTICE, provenance
 from virnucpro.store.receipts import all_finite, open_array
-from virnucpro.store.requests import check_request, read_request
 from virnucpro.store.records import Places, iter_id_blocks, iter_records
+from virnucpro.store.requests import check_request, read_request
 from virnucpro.store.residues import write_residues
 from virnucpro.store.shards import (
     Shards,
@@ -116,19 +116,7 @@ def merge(
         shards = verify_shards(
             manifest, records=records, plans_dir=plans_dir, embeddings_dir=embeddings_dir
         )
-        pooling = shards.receipts[0]["pooling"]
-        if "fair-esm" in exports and pooling not in FAIR_ESM_NAMES:
-            raise InputError(
-                f"fair-esm's files have no vectors of pooling {pooling}",
-                path=exports["fair-esm"],
-                hint="leave out the export fair-esm, or pool by mean or cls",
-            )
-        if residues is not None and shards.residues is None:
-            raise InputError(
-                "the shards have no residues",
-                path=residues,
-                hint="embed them with --pooling=none",
-            )
+        _check_outputs(shards, residues, exports)
         counts = _write_h5ad(
             *(new_output, manifest, shards, records, embeddings_dir),
             residues=new_residues is not None,
@@ -152,6 +140,21 @@ def merge(
         export(kind, output, target)
         logger.info("%s: exported as %s", target, kind)
     return {"read": read, "embedded": embedded, "quarantined": refused, **counts}
+
+
+def _check_outputs(shards: Shards, residues: Path | None, exports: Mapping[str, Path]) -> None:
+    """Refuse outputs that these shards cannot give."""
+    pooling = shards.receipts[0]["pooling"]
+    if "fair-esm" in exports and pooling not in FAIR_ESM_NAMES:
+        raise InputError(
+            f"fair-esm's files have no vectors of pooling {pooling}",
+            path=exports["fair-esm"],
+            hint="leave out the export fair-esm, or pool by mean or cls",
+        )
+    if residues is not None and shards.residues is None:
+        raise InputError(
+            "the shards have no residues", path=residues, hint="embed them with --pooling=none"
+        )
 
 
 def _write_h5ad(
@@ -259,6 +262,7 @@ def _obs_block(
             truncated=places.truncated[chosen],
             normalised=block["normalised"][kept],
             replaced=block["replaced"][kept],
+            unknown_fractions=(block["unknown"][kept] / block["length"][kept]).astype(np.float32),
             keys=texts["key"],
         ),
         chosen,

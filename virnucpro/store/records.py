@@ -32,6 +32,7 @@ COLUMNS = (
     "key",
     "shard",
     "replaced",
+    "unknown",
     "normalised",
     "file",
     "line",
