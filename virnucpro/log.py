@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import resource
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -63,9 +64,9 @@ class _Formatter(logging.Formatter):
 def step(name: str) -> Iterator[dict[str, Any]]:
     """Time a step; where the log is no terminal, end it with one line of JSON.
 
-    The line has ``step``, ``status`` (``done`` or ``failed``), ``seconds``,
-    ``peak_memory_bytes`` (resident memory of the process), ``version`` and ``result``, or
-    ``error`` in place of the last.
+    The line has ``step``, ``status`` (``done``, ``failed`` or ``interrupted``), ``seconds``,
+    ``peak_memory_bytes`` (resident memory of the process), ``version`` and ``result``, or in place
+    of the last ``error`` and ``exit_status``: 2 for bad input, which fails again if it is repeated.
 
     Args:
         name: of the step, as on the command line.
@@ -77,11 +78,22 @@ def step(name: str) -> Iterator[dict[str, Any]]:
     result: dict[str, Any] = {}
     try:
         yield result
-    except (VirnucproError, OSError) as error:
-        what, _, _ = str(error).partition("\n  hint: ")
-        _say(name, "failed", begun, error=what)
+    except BaseException as error:
+        status, code = _ending(error)
+        what = str(error).partition("\n  hint: ")[0] or type(error).__name__
+        _say(name, status, begun, error=what, exit_status=code)
         raise
     _say(name, "done", begun, result=result)
+
+
+def _ending(error: BaseException) -> tuple[str, int]:
+    """Return how a command ends for an error: what it is called, and its exit status."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 128 + signal.SIGINT
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else 1
+        return ("interrupted" if code > 128 else "failed"), code
+    return "failed", error.exit_code if isinstance(error, VirnucproError) else 1
 
 
 def _say(name: str, status: str, begun: float, **rest: Any) -> None:

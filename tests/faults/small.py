@@ -64,7 +64,7 @@ class Small:
         self.fasta.write_text("".join(lines) + ">none\n\n")
         torch.save(published(make_esm2()), self.published)
         receipt = {"name": "imaginary", "weights_sha256": fast.WEIGHTS, "demo": True}
-        receipt["has_lm_head"] = True
+        receipt |= {"has_lm_head": True, "layers": 6}
         write_json(self.inputs / "imaginary.json", receipt | {"dim": fast.DIM})
         fast.write_budget(self.inputs / "imaginary_budget.json", TOKENS)
 

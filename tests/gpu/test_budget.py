@@ -5,6 +5,7 @@ import torch
 
 from tests.unit.embed.builders import random_state
 from virnucpro.embed.budget import _peak_bytes, measure_budget
+from virnucpro.embed.readout import Readout
 from virnucpro.model.config import KNOWN_MODELS
 from virnucpro.model.esm2 import PackedESM2
 
@@ -16,10 +17,11 @@ def test_measured_bytes_per_token_predict_the_memory_of_a_large_step():
     model = PackedESM2.from_state_dict(
         config, random_state(config), dtype=torch.float16, device="cuda"
     )
-    budget = measure_budget(model, "sha", plan_token_budget=4096, max_seqlen=1024)
+    readout = Readout([model.config.layers])
+    budget = measure_budget(model, "sha", readout, plan_token_budget=4096, max_seqlen=1024)
     assert budget.device == torch.cuda.get_device_name()
     assert budget.tokens_per_step % 4096 == 0
     assert budget.bytes_per_token * 65536 == pytest.approx(
-        _peak_bytes(model, 65536, 1024), rel=0.25
+        _peak_bytes(model, readout, 65536, 1024), rel=0.25
     )
     assert max(budget.rates.values()) * 0.98 <= budget.tokens_per_second

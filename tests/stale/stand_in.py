@@ -4,9 +4,9 @@ It has the command line, the files and the exit statuses of the real one. A resu
 hash over the content of what it was made from and the options that matter, so two results are equal
 if and only if they are of the same input and configuration.
 
-`STAND_IN_FAULT` is STEP:END:MOMENT: the first job of that step ends so, `before` its work, in the
-`middle` of it, or `after` it: with a status (`exit 1`), or with a signal to Snakemake and all of its
-jobs (`SIGTERM`).
+`STAND_IN_FAULT` is STEP:END:MOMENT: a job of that step ends so, `before` its work, in the `middle`
+of it, or `after` it: with a status (`exit 1`), or with a signal to Snakemake and all of its jobs
+(`SIGTERM`).
 """
 
 import hashlib
@@ -34,7 +34,7 @@ def content(path: str | Path) -> str:
     return Path(path).read_text()
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """Bad input: exit 2."""
 
 
@@ -124,7 +124,7 @@ def read_records(paths: list[str], duplicate_ids: str) -> list[tuple[str, str]]:
         for part in content(path).split(">")[1:]:
             name, _, residues = part.partition("\n")
             if name in records and duplicate_ids == "error":
-                raise Refused(f"{path}: id {name} was used before")
+                raise RefusedError(f"{path}: id {name} was used before")
             while name in records:
                 name += "_2"
             records[name] = residues.strip()
@@ -242,7 +242,7 @@ def main() -> None:
     end_here(job, "before")
     try:
         STEPS[job.step](job)
-    except Refused as error:
+    except RefusedError as error:
         print(error, file=sys.stderr)
         finish(job, "failed", 2)
         sys.exit(2)

@@ -1,8 +1,8 @@
 """The same command never says that it is done over results of another input or configuration.
 
 A cell of the table: a finished run, a change, a run that a fault ends at some step, perhaps a lost
-`.snakemake` folder, and the same command again. It has to come to what a fresh folder comes to, or to
-fail again, and to embed nothing twice. Commands are stand-ins that take milliseconds
+`.snakemake` folder, and the same command again. It has to come to what a fresh folder comes to, or
+to fail again, and to embed nothing twice. Commands are stand-ins that take milliseconds
 (`stand_in.py`); Snakemake and the workflow are real.
 
 `make test` runs a sample of the cells, `make test-stale` all of them.

@@ -31,7 +31,9 @@ def collate(*sequences, **options):
 @given(st.lists(residues, min_size=1, max_size=12))
 def test_tokens_equal_those_of_fair_esm_without_its_padding(sequences):
     batch = collate(*sequences)
-    _, _, padded = CONVERTER([("", text) for text in sequences])
+    # Ids s0, s1, ..., s10 sort as text.
+    ordered = sorted(enumerate(sequences), key=lambda each: (-len(each[1]), f"s{each[0]}"))
+    _, _, padded = CONVERTER([("", text) for _, text in ordered])
     assert torch.equal(batch["input_ids"], padded[padded != ALPHABET.padding_idx])
     borders = batch["cu_seqlens"].tolist()
     assert borders == [0, *torch.cumsum((padded != ALPHABET.padding_idx).sum(1), 0).tolist()]
@@ -64,10 +66,36 @@ def test_all_keys_types_and_shapes():
     assert batch["truncated"] == [False, False]
 
 
-@pytest.mark.parametrize("sort_by_length", [True, False])
-def test_sequences_stay_in_the_order_given(sort_by_length):
-    batch = collate("M", "MKV", "MK", sort_by_length=sort_by_length)
+def test_sequences_are_ordered_longest_first_and_ties_by_id():
+    items = [("b", "MK"), ("c", "MKVL"), ("a", "MV"), ("d", "M")]
+    items = [{"id": name, "sequence": text, "row": text[-1]} for name, text in items]
+    for collator in (VarlenCollator(CONVERTER), pickled(VarlenCollator(CONVERTER))):
+        batch = collator(items)
+        assert batch["sequence_ids"] == ["c", "a", "b", "d"]
+        assert batch["cu_seqlens"].tolist() == [0, 6, 10, 14, 17]
+        assert [item["id"] for item in items] == ["b", "c", "a", "d"]  # the list stays as it was
+
+
+def test_without_sorting_sequences_stay_in_the_order_given():
+    batch = collate("M", "MKV", "MK", sort_by_length=False)
     assert batch["cu_seqlens"].tolist() == [0, 3, 8, 12]
+    packed = VarlenCollator(CONVERTER).pack(
+        [{"id": "a", "sequence": "M"}, {"id": "b", "sequence": "MK"}]
+    )
+    assert packed["sequence_ids"] == ["a", "b"]
+
+
+def test_what_an_item_carries_travels_with_it():
+    items = [
+        {"id": "a", "sequence": "M", "row": 7, "span": (0, 1)},
+        {"id": "b", "sequence": "MKV", "row": 8},
+        {"id": "c", "sequence": "MKV" * 9, "row": 9, "truncated": True},
+    ]
+    batch = VarlenCollator(CONVERTER)(items)
+    assert batch["sequence_ids"] == ["c", "b", "a"]
+    assert batch["row"] == [9, 8, 7]
+    assert batch["span"] == [None, None, (0, 1)]
+    assert batch["truncated"] == [True, False, False]
 
 
 def test_constructing_touches_only_the_padding_index():

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from virnucpro import __version__, log
-from virnucpro.errors import DataError
+from virnucpro.errors import DataError, InputError
 from virnucpro.progress import Progress
 
 logger = logging.getLogger("virnucpro.test")
@@ -64,6 +64,27 @@ def test_a_failed_step_says_so_to_machines_too(monkeypatch):
     line = json.loads(stream.getvalue().splitlines()[-1])
     assert (line["status"], line["error"]) == ("failed", "x.npy: is\nmissing")
     assert "result" not in line
+    assert line["exit_status"] == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (InputError("x"), "failed", 2),
+        (OSError(5, "io"), "failed", 1),
+        (MemoryError(), "failed", 1),
+        (RuntimeError("CUDA error"), "failed", 1),
+        (SystemExit(143), "interrupted", 143),
+        (KeyboardInterrupt(), "interrupted", 130),
+    ],
+)
+def test_every_ending_has_its_line(monkeypatch, error, status, code):
+    stream = configured(monkeypatch, io.StringIO())
+    with pytest.raises(type(error)), log.step("merge"):
+        raise error
+    line = json.loads(stream.getvalue().splitlines()[-1])
+    assert (line["status"], line["exit_status"]) == (status, code)
+    assert line["error"]
 
 
 @pytest.mark.parametrize(("stream", "verbosity"), [(Terminal, 0), (io.StringIO, -1)])

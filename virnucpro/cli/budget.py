@@ -14,8 +14,12 @@ from virnucpro.cli.options import (
     device_option,
     dtype_option,
     format_option,
+    layers_option,
     max_sequence_length_option,
+    output_dtype_option,
     planned_tokens_option,
+    pooling_option,
+    pseudo_perplexity_option,
     step,
     weights_option,
 )
@@ -31,6 +35,10 @@ __all__ = ["budget"]
 @dtype_option
 @planned_tokens_option("--plan-token-budget", help="Tokens of a planned batch.")
 @max_sequence_length_option
+@layers_option(help="A layer that jobs will pool; may be given several times.")
+@pooling_option
+@pseudo_perplexity_option
+@output_dtype_option(help="What the arrays will be written in.")
 @cache_dir_option(help="Keeps measured rates and compiled kernels.")
 @format_option("token budget", formats.BUDGET_FORMAT)
 @step("budget", "device", "dtype", "backend", "tokens_per_step")

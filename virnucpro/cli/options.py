@@ -31,6 +31,7 @@ __all__ = [
     "planned_tokens_option",
     "plans_option",
     "pooling_option",
+    "pseudo_perplexity_option",
     "records_option",
     "shard_argument",
     "shards_option",
@@ -85,6 +86,13 @@ def planned_tokens_option(name: str, *, help: str) -> Callable[[Command], Comman
     return click.option(name, type=POSITIVE, default=4096, show_default=True, help=help)
 
 
+pseudo_perplexity_option = click.option(
+    "--pseudo-perplexity",
+    type=click.Choice(["none", "one-pass"]),
+    default="none",
+    show_default=True,
+    help="Also give each sequence's score, of one pass in which nothing is masked.",
+)
 pooling_option = click.option(
     "--pooling",
     type=click.Choice(["mean", "cls", "max", "none"]),

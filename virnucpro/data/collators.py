@@ -14,22 +14,23 @@ from virnucpro.data.packing import SPECIAL_TOKENS, GreedyPacker, SequenceDict
 __all__ = ["VarlenCollator"]
 
 _UNKNOWN = 255
+_OWN = frozenset({"id", "sequence", "truncated"})  # of an item: they have names in a batch
 
 
 class VarlenCollator:
     """Lays sequences end to end as ``<cls> residues <eos>`` each, with the borders beside them.
 
     It holds no buffer: what goes into a call comes out of it, so it works the same in the main
-    process, in a worker and pickled. It keeps the order given; the order that fills batches comes
-    from `packer`, through the data loader's batch sampler.
+    process, in a worker and pickled. Called with a list, it first orders it by
+    `packer.sort_by_length`; the data loader, whose batches are in order already, calls `pack`.
 
     Args:
         batch_converter: fair-esm's batch converter; only its `alphabet` is used, and of that
             nothing but `padding_idx` before the first call.
         max_tokens_per_batch: the token budget, one value with the packer's.
         max_sequence_length: residues of a sequence that are kept.
-        sort_by_length: whether the data loader orders sequences by the packer; False makes
-            `packer` None, and batches follow the order of the data set.
+        sort_by_length: whether sequences are ordered, longest first and ties by id; False makes
+            `packer` None, and the order given stays.
 
     Raises:
         ValueError: the budget is below `max_sequence_length` + 2.
@@ -69,7 +70,25 @@ class VarlenCollator:
         return self._packer.max_sequence_length
 
     def __call__(self, batch: Sequence[SequenceDict]) -> dict[str, Any]:
-        """Collate sequences into one packed batch of T tokens and B sequences.
+        """Order sequences, longest first and ties by id, and collate them into one packed batch.
+
+        With `sort_by_length=False` the order given stays.
+
+        Args:
+            batch: see `pack`.
+
+        Returns:
+            See `pack`.
+
+        Raises:
+            TypeError: see `pack`.
+            ValueError: see `pack`.
+        """
+        _check_list(batch)
+        return self.pack(self.packer.sort_by_length(batch) if self.packer else batch)
+
+    def pack(self, batch: Sequence[SequenceDict]) -> dict[str, Any]:
+        """Collate sequences, in the order given, into one packed batch of T tokens, B sequences.
 
         Args:
             batch: [B] dicts with 'id' and 'sequence', not empty, within the token budget.
@@ -78,6 +97,7 @@ class VarlenCollator:
             `sequence_ids` list of B; `input_ids` [T] int64; `position_ids` [T] int32, from 0 in
             each sequence; `cu_seqlens` [B + 1] int32, where sequences start, and T; `max_seqlen`,
             the longest in tokens; `num_sequences` B; `token_budget`; `truncated` list of B bools.
+            What else the items carry, such as a row number, under its own name as a list of B.
 
         Raises:
             TypeError: `batch` is not a list of dicts.
@@ -98,6 +118,7 @@ class VarlenCollator:
         cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
         positions = np.arange(total) - np.repeat(cu_seqlens[:-1], lengths)
         return {
+            **_carried(items),
             "sequence_ids": [item["id"] for item in items],
             "input_ids": torch.from_numpy(self._tokens(items, cu_seqlens)),
             "position_ids": torch.from_numpy(positions.astype(np.int32)),
@@ -135,6 +156,12 @@ class VarlenCollator:
                     table[ord(token)] = index
             self._table = bytes(table)
         return self._table
+
+
+def _carried(items: Sequence[SequenceDict]) -> dict[str, list[Any]]:
+    """Return what items carry beside what a batch is made of, [B] each; None where one has not."""
+    names = dict.fromkeys(name for item in items for name in item)
+    return {name: [item.get(name) for item in items] for name in names if name not in _OWN}
 
 
 def _check_list(batch: object) -> None:

@@ -104,7 +104,7 @@ def create_async_dataloader(
     return DataLoader(
         dataset,
         batch_sampler=PackedBatchSampler(batches),
-        collate_fn=collator,
+        collate_fn=collator.pack,  # the batches are in order already
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
         **workers,

@@ -67,8 +67,19 @@ class SequenceDataset(Dataset[SequenceDict]):
         residues = self._residues[self._starts[index] : self._ends[index]].decode("ascii")
         if self.plan is None:
             return {"id": self._ids[index], "sequence": residues}
-        item = {"id": self.plan.keys[index].tobytes().hex(), "sequence": residues}
+        item = {
+            "id": self.plan.keys[index].tobytes().hex(),
+            "sequence": residues,
+            "kept": self._kept[index],
+        }
         return {**item, "truncated": True} if self.plan.truncated[index] else item
+
+    @cached_property
+    def _kept(self) -> NDArray[np.int64]:
+        """Residues that each item of the plan stands for, [items, 2], counted in the item."""
+        assert self.plan is not None  # noqa: S101
+        kept: NDArray[np.int64] = np.stack(self.plan.represented, 1) - self.plan.start[:, None]
+        return kept
 
     @property
     def ids(self) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +20,9 @@ import torch
 
 from virnucpro.data.packing import calculate_token_budget
 from virnucpro.embed.engine import Engine
+from virnucpro.embed.rates import record_rate
+from virnucpro.embed.readout import Readout
+from virnucpro.embed.request import make_readout
 from virnucpro.embed.step import Step, StepShape
 from virnucpro.errors import DataError, VirnucproError
 from virnucpro.files import read_json, write_json
@@ -51,6 +55,7 @@ class Budget:
         tokens_per_step: T, the tokens of every step.
         bytes_per_token: memory a token of a step costs beside the weights; None on a CPU.
         tokens_per_second: the rate at T.
+        readout: what the steps that were tried gave, see `virnucpro.embed.readout.Readout.facts`.
         rates: the rates of the sizes that were tried, tokens a step to tokens a second.
         reason: why T is what it is.
     """
@@ -63,6 +68,7 @@ class Budget:
     tokens_per_step: int
     bytes_per_token: float | None
     tokens_per_second: float
+    readout: dict[str, Any] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
     reason: str = ""
 
@@ -76,6 +82,10 @@ def write_measured_budget(
     dtype: str = "auto",
     plan_token_budget: int = 4096,
     max_sequence_length: int = 1022,
+    layers: Sequence[int] = (-1,),
+    pooling: str = "mean",
+    pseudo_perplexity: str = "none",
+    output_dtype: str = "float32",
     cache_dir: Path | None = None,
     weights_sha256: Future[str] | None = None,
 ) -> Budget:
@@ -89,31 +99,50 @@ def write_measured_budget(
         dtype: ``auto``, ``float32``, ``float16``, ``bfloat16`` or ``float8``.
         plan_token_budget: tokens of a planned batch.
         max_sequence_length: longest sequence, in residues.
+        layers: what the jobs will be asked for, as are the next three: the steps that are tried
+            give just that, see `virnucpro.embed.request.make_readout`.
+        pooling: see there.
+        pseudo_perplexity: see there.
+        output_dtype: see there.
         cache_dir: where the rate is kept for later estimates.
         weights_sha256: the hash of the weights, where it was begun before.
 
     Raises:
-        InputError: the device or the dtype is not there.
+        InputError: the device, the dtype, a layer or the head is not there.
         DataError: the weights are damaged or not those of the receipt.
         VirnucproError: the device has no memory for one sequence of the maximum length.
     """
+    facts = read_json(receipt)
+    readout = make_readout(
+        facts,
+        receipt,
+        layers=layers,
+        pooling=pooling,
+        pseudo_perplexity=pseudo_perplexity,
+        output_dtype=output_dtype,
+    )
     chosen_device, why_device = select_device(device)
     chosen_dtype, why_dtype = select_dtype(dtype, chosen_device)
     logger.info(
         "device: %s (%s); dtype: %s (%s)", chosen_device, why_device, chosen_dtype, why_dtype
     )
     model = load_model(
-        weights, receipt, dtype=chosen_dtype, device=chosen_device, sha256=weights_sha256
+        *(weights, receipt),
+        dtype=chosen_dtype,
+        device=chosen_device,
+        head=readout.likelihood,
+        sha256=weights_sha256,
     )
     budget = measure_budget(
         model,
-        read_json(receipt)["weights_sha256"],
+        facts["weights_sha256"],
+        readout,
         plan_token_budget=plan_token_budget,
         max_seqlen=max_sequence_length + SPECIAL_TOKENS,
     )
     write_json(out, {"format": BUDGET_FORMAT, **asdict(budget)}, sealed=True)
     if cache_dir is not None:
-        _record_rate(cache_dir, budget)
+        record_rate(cache_dir, budget.device, budget.model, budget.dtype, budget.tokens_per_second)
     return budget
 
 
@@ -132,16 +161,13 @@ def read_budget(path: Path) -> Budget:
         raise DataError(f"is not a token budget ({error})", path=path) from error
 
 
-def _record_rate(cache_dir: Path, budget: Budget) -> None:
-    """Keep a measured rate for later estimates, in ``{cache_dir}/rates.json``."""
-    path = cache_dir / "rates.json"
-    rates = read_json(path) if path.exists() else {}
-    rates[f"{budget.device}/{budget.model}/{budget.dtype}"] = round(budget.tokens_per_second, 1)
-    write_json(path, dict(sorted(rates.items())))
-
-
 def measure_budget(
-    model: PackedESM2, weights_sha256: str, *, plan_token_budget: int, max_seqlen: int
+    model: PackedESM2,
+    weights_sha256: str,
+    readout: Readout,
+    *,
+    plan_token_budget: int,
+    max_seqlen: int,
 ) -> Budget:
     """Find the tokens a step should have for a model on its device.
 
@@ -152,6 +178,7 @@ def measure_budget(
     Args:
         model: the model on its device.
         weights_sha256: goes into the result.
+        readout: what the steps of a job give.
         plan_token_budget: tokens of a planned batch.
         max_seqlen: longest sequence, in tokens.
 
@@ -160,16 +187,17 @@ def measure_budget(
     """
     device = model.device
     if device.type != "cuda":
-        rate = _rate(model, max_seqlen, max_seqlen)
+        rate = _rate(model, readout, max_seqlen, max_seqlen)
         return _budget(
             model,
             weights_sha256,
+            readout,
             plan_token_budget,
             None,
             {max_seqlen: rate},
             "on a CPU larger steps bring nothing: the plan's budget",
         )
-    bytes_per_token = _bytes_per_token(model, max_seqlen)
+    bytes_per_token = _bytes_per_token(model, readout, max_seqlen)
     free, total = torch.cuda.mem_get_info(device)
     limit = calculate_token_budget(
         device_id=device.index or 0,
@@ -182,18 +210,20 @@ def measure_budget(
         min_tokens=max_seqlen,
         max_tokens=max(_LARGEST_STEP, plan_token_budget),
     )
-    rates = _rates(model, plan_token_budget, limit, max_seqlen)
+    rates = _rates(model, readout, plan_token_budget, limit, max_seqlen)
     if not rates:
-        rates = _rate_of_largest(model, min(limit, plan_token_budget // 2), max_seqlen)
+        tokens = min(limit, max(plan_token_budget // 2, max_seqlen))
+        rates = _rate_of_largest(model, readout, tokens, max_seqlen)
     best = max(rates.values())
     chosen = min(tokens for tokens, rate in rates.items() if rate >= _GOOD_ENOUGH * best)
     reason = f"smallest within 2% of the best rate; memory for about {limit} tokens"
-    return _budget(model, weights_sha256, chosen, bytes_per_token, rates, reason)
+    return _budget(model, weights_sha256, readout, chosen, bytes_per_token, rates, reason)
 
 
 def _budget(
     model: PackedESM2,
     weights_sha256: str,
+    readout: Readout,
     tokens: int,
     bytes_per_token: float | None,
     rates: dict[int, float],
@@ -209,6 +239,7 @@ def _budget(
         tokens_per_step=tokens,
         bytes_per_token=bytes_per_token,
         tokens_per_second=rates.get(tokens, max(rates.values())),
+        readout=readout.facts(),
         rates={str(size): round(rate, 1) for size, rate in rates.items()},
         reason=reason,
     )
@@ -222,13 +253,15 @@ def _budget(
     return budget
 
 
-def _rates(model: PackedESM2, smallest: int, largest: int, max_seqlen: int) -> dict[int, float]:
+def _rates(
+    model: PackedESM2, readout: Readout, smallest: int, largest: int, max_seqlen: int
+) -> dict[int, float]:
     """Time doubling step sizes; stops where the device runs out of memory after all."""
     rates: dict[int, float] = {}
     tokens = smallest
     while tokens <= largest:
         try:
-            rates[tokens] = _rate(model, tokens, max_seqlen)
+            rates[tokens] = _rate(model, readout, tokens, max_seqlen)
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
             break
@@ -236,14 +269,17 @@ def _rates(model: PackedESM2, smallest: int, largest: int, max_seqlen: int) -> d
     return rates
 
 
-def _rate_of_largest(model: PackedESM2, tokens: int, max_seqlen: int) -> dict[int, float]:
+def _rate_of_largest(
+    model: PackedESM2, readout: Readout, tokens: int, max_seqlen: int
+) -> dict[int, float]:
     """Time the largest step below a planned batch that the device has memory for."""
     while tokens >= max_seqlen:
         try:
-            return {tokens: _rate(model, tokens, max_seqlen)}
+            return {tokens: _rate(model, readout, tokens, max_seqlen)}
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
-            tokens //= 2
+            # The last try is a step for one sequence of the maximum length.
+            tokens = max(tokens // 2, max_seqlen) if tokens > max_seqlen else 0
     raise _no_memory(model, max_seqlen)
 
 
@@ -255,9 +291,9 @@ def _no_memory(model: PackedESM2, max_seqlen: int) -> VirnucproError:
     )
 
 
-def _rate(model: PackedESM2, tokens: int, max_seqlen: int) -> float:
+def _rate(model: PackedESM2, readout: Readout, tokens: int, max_seqlen: int) -> float:
     """Time steps of protein-like lengths; returns tokens a second."""
-    engine, step = _probe(model, tokens, max_seqlen)
+    engine, step = _probe(model, readout, tokens, max_seqlen)
     if model.device.type == "cuda":
         engine.forward(step, engine.shape).pooled.cpu()  # start-up of kernels and libraries
     steps, start = 0, time.perf_counter()
@@ -267,12 +303,14 @@ def _rate(model: PackedESM2, tokens: int, max_seqlen: int) -> float:
     return tokens * steps / (time.perf_counter() - start)
 
 
-def _bytes_per_token(model: PackedESM2, max_seqlen: int) -> float:
+def _bytes_per_token(model: PackedESM2, readout: Readout, max_seqlen: int) -> float:
     """Give the slope of memory over tokens, from two probes; smaller ones on a small device."""
     for tokens in (4 * max_seqlen, max_seqlen):
         try:
-            _peak_bytes(model, tokens, max_seqlen)  # libraries take their workspace once, at first
-            small, large = (_peak_bytes(model, size, max_seqlen) for size in (tokens, 2 * tokens))
+            _peak_bytes(model, readout, tokens, max_seqlen)  # libraries take their workspace once
+            small, large = (
+                _peak_bytes(model, readout, size, max_seqlen) for size in (tokens, 2 * tokens)
+            )
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
             continue
@@ -280,16 +318,18 @@ def _bytes_per_token(model: PackedESM2, max_seqlen: int) -> float:
     raise _no_memory(model, max_seqlen)
 
 
-def _peak_bytes(model: PackedESM2, tokens: int, max_seqlen: int) -> int:
+def _peak_bytes(model: PackedESM2, readout: Readout, tokens: int, max_seqlen: int) -> int:
     """Give the memory that a step takes beside the weights."""
-    engine, step = _probe(model, tokens, max_seqlen)
+    engine, step = _probe(model, readout, tokens, max_seqlen)
     before = torch.cuda.memory_allocated(model.device)
     torch.cuda.reset_peak_memory_stats(model.device)
     engine.forward(step, engine.shape).pooled.cpu()
     return torch.cuda.max_memory_allocated(model.device) - before
 
 
-def _probe(model: PackedESM2, tokens: int, max_seqlen: int) -> tuple[Engine, Step]:
+def _probe(
+    model: PackedESM2, readout: Readout, tokens: int, max_seqlen: int
+) -> tuple[Engine, Step]:
     """Make a full step of random residues, its lengths spread as those of viral proteins."""
     random = np.random.default_rng(0)
     lengths = (random.lognormal(5.45, 0.75, size=tokens // 3).astype(int) + 2).clip(3, max_seqlen)
@@ -305,4 +345,10 @@ def _probe(model: PackedESM2, tokens: int, max_seqlen: int) -> tuple[Engine, Ste
         "num_sequences": len(lengths),
     }
     shape = StepShape.for_lengths(tokens, len(lengths), max_seqlen)
-    return Engine(model, shape, [model.config.layers]), Step.from_batch(batch, shape)
+    engine = Engine(
+        *(model, shape, readout.layers),
+        pooling=readout.pooling,
+        residues=readout.residues,
+        likelihood=readout.likelihood,
+    )
+    return engine, Step.from_batch(batch, shape)

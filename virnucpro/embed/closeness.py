@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from virnucpro.embed.exact import ExactModel
 from virnucpro.embed.readout import token_ranges
 from virnucpro.model.esm2 import PackedESM2
 from virnucpro.model.kernels import reference
@@ -23,30 +24,35 @@ SAMPLE = 16
 @torch.inference_mode()
 def closeness_to_float32(
     model: PackedESM2,
-    exact_model: Callable[[], PackedESM2],
+    exact_model: ExactModel,
     batches: Sequence[dict[str, Any]],
     layers: Sequence[int],
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Compare representations with those of the same weights in float32.
 
     Args:
         model: the model in use.
-        exact_model: gives the same model in float32.
+        exact_model: the same model in float32.
         batches: what `VarlenCollator` gives, of few sequences each.
         layers: as resolved; the worst of them counts.
 
     Returns:
         The number of ``sequences``, and the cosine to float32, least and median, of the pooled
-        representations and of those of the residues.
+        representations and of those of the residues; None where there is no memory for float32.
     """
     ours = [_representations(model, batch, layers) for batch in batches]
-    exact = exact_model()
-    theirs = [_representations(exact, batch, layers) for batch in batches]
+    theirs = exact_model.run(
+        lambda exact: [_representations(exact, batch, layers) for batch in batches]
+    )
+    if theirs is None:
+        return None
     found: dict[str, Any] = {"sequences": sum(int(batch["num_sequences"]) for batch in batches)}
     for place, name in enumerate(("pooled_cosine", "residue_cosine")):
         cosines = np.concatenate(
             [
-                F.cosine_similarity(mine[place], other[place], dim=-1).amin(dim=0).cpu().numpy()
+                F.cosine_similarity(mine[place].cpu(), other[place].cpu(), dim=-1)
+                .amin(dim=0)
+                .numpy()
                 for mine, other in zip(ours, theirs, strict=True)
             ]
         )

@@ -9,7 +9,7 @@ computed again alone in float32. Both are reported, neither loses a sequence.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from virnucpro.embed.exact import ExactModel
 from virnucpro.embed.graph import StepGraph
 from virnucpro.embed.readout import Readout, StepValues, token_ranges
 from virnucpro.embed.step import Step, StepShape
@@ -103,8 +104,8 @@ class Engine:
         model: the packed model on its device.
         shape: the shape of every step.
         layers: representations to pool, as resolved (1 is the first layer).
-        exact_model: gives the same model in float32, called at most once, when a row is not
-            finite; `None` when the model is float32 already.
+        exact_model: computes in float32, when a row is not finite; `None` when the model is float32
+            already.
         pooling: one of `virnucpro.embed.readout.POOLINGS`.
         residues: the dtype in which the representations of residues are given; None to drop them.
         likelihood: whether the likelihood of the residues is given.
@@ -115,7 +116,7 @@ class Engine:
         model: PackedESM2,
         shape: StepShape,
         layers: Sequence[int],
-        exact_model: Callable[[], PackedESM2] | None = None,
+        exact_model: ExactModel | None = None,
         *,
         pooling: str = "mean",
         residues: torch.dtype | None = None,
@@ -124,9 +125,10 @@ class Engine:
         self.model = model
         self.shape = shape
         self.readout = Readout(list(layers), pooling, residues, likelihood)
-        self._make_exact = exact_model
-        self._exact: PackedESM2 | None = None
+        self._exact = exact_model
         self._graph: StepGraph | None = None
+        # Tokens that a step was seen to have memory for, once one had not.
+        self._fits: int | None = None
 
     def embed(self, batch: dict[str, Any]) -> StepResult:
         """Embed one packed batch.
@@ -157,7 +159,7 @@ class Engine:
         """
         waiting: tuple[dict[str, Any], _Launched | str] | None = None
         for batch in batches:
-            launched = self._launch(Step.from_batch(batch, self.shape), self.shape)
+            launched = self._start(batch)
             if waiting is not None:
                 yield waiting[0], self._finish(*waiting)
             waiting = batch, launched
@@ -183,6 +185,12 @@ class Engine:
         bounds = step.cu_seqlens.to(model.device, non_blocking=True)
         ranges = step.ranges.to(model.device, non_blocking=True)
         return self.readout(model, tokens, segments, bounds, ranges)
+
+    def _start(self, batch: dict[str, Any]) -> _Launched | str:
+        """Start a batch's step; after one that did not fit, none is started at that size again."""
+        if self._fits is not None and self._fits < self.shape.tokens:
+            return f"steps are of at most {self._fits} tokens since one did not fit"
+        return self._launch(Step.from_batch(batch, self.shape), self.shape)
 
     def _launch(self, step: Step, shape: StepShape) -> _Launched | str:
         """Start a step and the copy of its result, or say why the memory did not suffice."""
@@ -222,11 +230,13 @@ class Engine:
             result.failures.append(Failure(int(rows[0]), "out_of_memory", launched))
             logger.error("out of memory on one sequence, quarantined: %s", launched)
             return
-        half = max(shape.tokens // 2, longest)
+        half = max(min(shape.tokens // 2, self._fits or shape.tokens), longest)
         result.splits += 1
-        logger.warning(
-            "out of memory at %d tokens, repeating at %d: %s", shape.tokens, half, launched
-        )
+        if self._fits is None or half < self._fits:
+            logger.warning(
+                "out of memory at %d tokens, going on at %d: %s", shape.tokens, half, launched
+            )
+            self._fits = half
         smaller = StepShape.for_lengths(half, len(rows), shape.max_seqlen)
         for part in _halves(batch, half):
             some = _select(batch, part)
@@ -246,25 +256,31 @@ class Engine:
                 _put(result, one, np.array([row]), values)
             if not _finite(result, [row])[0]:
                 result.pooled[row] = np.nan
-                result.failures.append(
-                    Failure(row, "not_finite", "NaN or infinity, in float32 too")
-                )
+                result.failures.append(self._why_not_finite(row, result, values))
         for failure in result.failures:
             if result.likelihood is not None:
                 result.likelihood[failure.index] = np.nan
             if result.residues is not None:
                 result.residues[failure.index] = None
 
+    def _why_not_finite(self, row: int, result: StepResult, exact: StepValues | None) -> Failure:
+        """Say what is wrong with a row; `exact` is what float32 gave, where it was computed."""
+        if self._exact is not None and exact is None:
+            return Failure(row, "not_finite", "NaN or infinity, and no memory for float32")
+        residues = None if result.residues is None else result.residues[row]
+        # Pooled in float16 as they are written: what overflows there is a number in the model.
+        if residues is not None and np.isinf(residues).any() and not np.isnan(residues).any():
+            return Failure(row, "out_of_range", f"a residue beyond what {residues.dtype} holds")
+        return Failure(row, "not_finite", "NaN or infinity, in float32 too")
+
     def _exactly(self, batch: dict[str, Any]) -> StepValues | None:
-        """Embed one sequence in float32, or give None where the model is float32 already."""
-        if self._make_exact is None:
-            return None
+        """Embed one sequence in float32; None where that cannot be, or is no other model."""
         if self._exact is None:
-            logger.warning("a row is not finite: computing such rows again in float32")
-            self._exact = self._make_exact()
+            return None
         tokens = len(batch["input_ids"])
         shape = StepShape(tokens, 1, max(tokens, 1))
-        return _Launched(self.forward(Step.from_batch(batch, shape), shape, self._exact)).result()
+        step = Step.from_batch(batch, shape)
+        return self._exact.run(lambda model: _Launched(self.forward(step, shape, model)).result())
 
 
 def _put(result: StepResult, batch: dict[str, Any], rows: np.ndarray, values: StepValues) -> None:
@@ -305,5 +321,5 @@ def _select(batch: dict[str, Any], index: np.ndarray) -> dict[str, Any]:
         "position_ids": torch.cat([batch["position_ids"][s] for s in spans]),
         "cu_seqlens": torch.from_numpy(cu_seqlens.astype(np.int32)),
         "num_sequences": len(index),
-        "kept": None if kept is None else kept[index],
+        "kept": None if kept is None else np.asarray(kept)[index],
     }

@@ -50,6 +50,16 @@ class Readout:
     residues: torch.dtype | None = None
     likelihood: bool = False
 
+    def facts(self) -> dict[str, Any]:
+        """Return what it is, as values that JSON has."""
+        residues = None if self.residues is None else str(self.residues).removeprefix("torch.")
+        return {
+            "layers": list(self.layers),
+            "pooling": self.pooling,
+            "residues": residues,
+            "likelihood": self.likelihood,
+        }
+
     def __call__(
         self,
         model: PackedESM2,
@@ -97,11 +107,12 @@ def token_ranges(batch: dict[str, Any]) -> np.ndarray:
     """Give the tokens of a batch that are pooled, [B, 2] int32: first, and one past the last.
 
     Args:
-        batch: what `VarlenCollator` gives. ``kept``, [B, 2], holds the residues that each item
+        batch: what `VarlenCollator` gives. ``kept``, B times 2, has the residues that each item
             stands for (`virnucpro.plan.items.represented`, counted in the item); without it, all.
     """
     bounds = batch["cu_seqlens"].numpy()
     first, end = bounds[:-1] + 1, bounds[1:] - 1  # without BOS and EOS
     if (kept := batch.get("kept")) is not None:
+        kept = np.asarray(kept)
         first, end = first + kept[:, 0], first + kept[:, 1]
     return np.stack([first, end], axis=1).astype(np.int32)

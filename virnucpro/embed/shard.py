@@ -9,7 +9,7 @@ had computed is taken from its pieces (`virnucpro.embed.pieces`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -27,12 +27,14 @@ from virnucpro.data.dataloader_utils import create_async_dataloader
 from virnucpro.data.dataset import SequenceDataset
 from virnucpro.embed.closeness import SAMPLE, closeness_to_float32
 from virnucpro.embed.engine import Engine
+from virnucpro.embed.exact import ExactModel, is_out_of_memory
 from virnucpro.embed.output import OutputFiles, ShardOutput, StepRecord
 from virnucpro.embed.pieces import Pieces, pieces_directory
-from virnucpro.embed.readout import POOLINGS
+from virnucpro.embed.readout import Readout
+from virnucpro.embed.request import make_readout
 from virnucpro.embed.step import StepShape
 from virnucpro.embed.tokens import choose_tokens_per_step
-from virnucpro.errors import DataError, InputError
+from virnucpro.errors import DataError
 from virnucpro.files import (
     atomic_path,
     read_json,
@@ -50,13 +52,9 @@ from virnucpro.plan.first_fit import SPECIAL_TOKENS
 from virnucpro.plan.plan import Plan, read_plan
 from virnucpro.progress import Progress
 
-__all__ = ["PSEUDO_PERPLEXITIES", "EmbedOptions", "ShardFiles", "embed_shard"]
+__all__ = ["EmbedOptions", "ShardFiles", "embed_shard"]
 
 logger = logging.getLogger(__name__)
-
-PSEUDO_PERPLEXITIES = ("none", "one-pass")
-"""Whether a sequence's pseudo-perplexity is computed, and how: from one pass in which nothing is
-masked, the exponential of the mean negative log-likelihood of its residues."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class EmbedOptions:
         layers: representations to keep; negative ones count from the end.
         pooling: one of `virnucpro.embed.readout.POOLINGS`; ``none`` writes the representations of
             all residues beside their mean.
-        pseudo_perplexity: one of `PSEUDO_PERPLEXITIES`.
+        pseudo_perplexity: one of `virnucpro.embed.request.PSEUDO_PERPLEXITIES`.
         output_dtype: ``float32`` or ``float16``, of the arrays.
         token_budget: no step is larger than this; None for what was measured.
     """
@@ -133,7 +131,14 @@ def embed_shard(
     plan = read_plan(files.plan)
     dataset = SequenceDataset(files.shard, plan=plan)
     model_receipt = read_json(files.model_receipt)
-    _check_options(options, model_receipt, files.model_receipt)
+    readout = make_readout(
+        model_receipt,
+        files.model_receipt,
+        layers=options.layers,
+        pooling=options.pooling,
+        pseudo_perplexity=options.pseudo_perplexity,
+        output_dtype=options.output_dtype,
+    )
     device, dtype = _device_and_dtype(options)
     wanted = _identity(files, plan, model_receipt, device, dtype, options)
     if (finished := _finished(files, wanted)) is not None:
@@ -146,12 +151,14 @@ def embed_shard(
         load_model,
         *(files.weights, files.model_receipt),
         device=device,
-        head=options.pseudo_perplexity != "none",
+        head=readout.likelihood,
         sha256=sha256,
     )
     shape = (len(options.layers), int(model_receipt["dim"]))
     try:
-        receipt, trace = _compute(files, dataset, plan, shape, load, dtype, options, wanted)
+        receipt, trace = _compute(
+            *(files, dataset, plan, shape, load, dtype, options, readout, wanted)
+        )
     except _Overtaken as other:
         receipt = other.receipt
     else:
@@ -185,6 +192,7 @@ def _compute(
     load: Callable[..., PackedESM2],
     dtype: torch.dtype,
     options: EmbedOptions,
+    readout: Readout,
     wanted: dict[str, Any],
 ) -> tuple[dict[str, Any], bytes]:
     """Compute the arrays and put them in place; gives what belongs to them, receipt and trace."""
@@ -209,23 +217,26 @@ def _compute(
             )
         )
         tokens = (pieces and pieces.tokens_per_step) or choose_tokens_per_step(
-            files.budget, model, plan, wanted["weights_sha256"], options.token_budget
+            files.budget, model, plan, wanted["weights_sha256"], readout, options.token_budget
         )
-        exact = None if dtype == torch.float32 else partial(load, dtype=torch.float32)
+        exact = (
+            None if dtype == torch.float32 else ExactModel(partial(_load_exact, load), model.device)
+        )
         collator = VarlenCollator(
             esm.data.Alphabet.from_architecture("ESM-1b").get_batch_converter(),
             max_tokens_per_batch=tokens,
             max_sequence_length=plan.max_sequence_length,
+            sort_by_length=False,  # the plan's order is the order of the rows
         )
-        layers = [model.resolve_layer(layer) for layer in options.layers]
+        layers = list(readout.layers)
         engine = partial(
             Engine,
             model,
             layers=layers,
             exact_model=exact,
-            pooling=options.pooling,
-            residues=getattr(torch, options.output_dtype) if "residues" in extras else None,
-            likelihood="pseudo_perplexity" in extras,
+            pooling=readout.pooling,
+            residues=readout.residues,
+            likelihood=readout.likelihood,
         )
         _run(files.shard.stem, dataset, plan, engine, collator, output, pieces)
         output.finish()
@@ -241,8 +252,7 @@ def _compute(
         }
         if exact is not None and dtype == torch.float8_e4m3fn:
             sample = [collator([dataset[row]]) for row in _spread(len(dataset), SAMPLE)]
-            receipt["closeness"] = closeness_to_float32(model, exact, sample, layers)
-            logger.info("cosine to float32: %s", receipt["closeness"])
+            receipt["closeness"] = _closeness(model, exact, sample, layers)
         if (first := _finished(files, wanted)) is not None:
             same = first["array_sha256"] == receipt["array_sha256"]
             logger.log(
@@ -253,23 +263,6 @@ def _compute(
             )
             raise _Overtaken(first)
     return receipt, output.trace()
-
-
-def _check_options(options: EmbedOptions, model: dict[str, Any], receipt: Path) -> None:
-    """Refuse what the package or the model cannot compute, before anything is loaded."""
-    for what, value, known in (
-        ("pooling", options.pooling, POOLINGS),
-        ("pseudo-perplexity", options.pseudo_perplexity, PSEUDO_PERPLEXITIES),
-    ):
-        if value not in known:
-            raise InputError(f"unknown {what} {value!r}", hint=f"one of {', '.join(known)}")
-    if options.pseudo_perplexity != "none" and not model["has_lm_head"]:
-        raise InputError(
-            f"the weights of {model['name']} have no language-model head, which the "
-            "pseudo-perplexity needs",
-            path=receipt,
-            hint="set embed.pseudo_perplexity to none, or use fair-esm's file of the model",
-        )
 
 
 def _device_and_dtype(options: EmbedOptions) -> tuple[torch.device, torch.dtype]:
@@ -330,6 +323,28 @@ def _finished(files: ShardFiles, wanted: dict[str, Any]) -> dict[str, Any] | Non
     return receipt
 
 
+def _load_exact(load: Callable[..., PackedESM2], device: torch.device) -> PackedESM2:
+    """Load the model in float32 on a device."""
+    return load(dtype=torch.float32, device=device)
+
+
+def _closeness(
+    model: PackedESM2, exact: ExactModel, sample: list[dict[str, Any]], layers: list[int]
+) -> dict[str, Any] | None:
+    """Return how close the model is to float32; None, with a warning, where that has no memory."""
+    try:
+        found = closeness_to_float32(model, exact, sample, layers)
+    except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        found = None
+    if found is None:
+        logger.warning("how close the embeddings are to float32 is not known: no memory for it")
+    else:
+        logger.info("cosine to float32: %s", found)
+    return found
+
+
 def _threads(device: torch.device) -> int | None:
     """Give the threads of sums on a CPU, whose last bits may differ with them."""
     return torch.get_num_threads() if device.type == "cpu" else None
@@ -362,14 +377,8 @@ def _run(
     total = int(costs.sum())
     waiting = sum(int(costs[batch].sum()) for batch in sampler.batches)
     progress = Progress(total, what=f"shard {shard}:", done=total - waiting)
-    kept = np.stack(plan.represented, axis=1) - plan.start[:, None]
-
-    def given() -> Iterator[dict[str, Any]]:
-        for items, batch in zip(sampler.batches, loader, strict=True):
-            yield {**batch, "kept": kept[items]}
-
     with pieces.keep(output, tokens, total) if pieces else nullcontext(_drop) as keep:
-        for number, (batch, result) in zip(left, engine.stream(given()), strict=True):
+        for number, (batch, result) in zip(left, engine.stream(loader), strict=True):
             seconds = progress.step(len(batch["input_ids"]))
             keep(*output.store(number, result, batches[number], batch, seconds))
 

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from virnucpro.embed.budget import Budget, measure_budget, read_budget
+from virnucpro.embed.readout import Readout
 from virnucpro.errors import InputError
 from virnucpro.model.devices import device_name
 from virnucpro.model.esm2 import PackedESM2
@@ -18,7 +19,12 @@ logger = logging.getLogger(__name__)
 
 
 def choose_tokens_per_step(
-    measured: Path, model: PackedESM2, plan: Plan, weights_sha256: str, limit: int | None
+    measured: Path,
+    model: PackedESM2,
+    plan: Plan,
+    weights_sha256: str,
+    readout: Readout,
+    limit: int | None,
 ) -> int:
     """Choose T for a shard; a multiple of the plan's token budget where it is above that.
 
@@ -27,6 +33,7 @@ def choose_tokens_per_step(
         model: the model on its device; on another one than was measured, it is measured again.
         plan: the shard's plan.
         weights_sha256: of the model's weights.
+        readout: what the steps give; for another than was measured, it is measured again.
         limit: no step is larger than this; None for no limit.
 
     Raises:
@@ -34,7 +41,7 @@ def choose_tokens_per_step(
             format number.
         DataError: the budget is missing or not a budget.
     """
-    budget = _budget_here(read_budget(measured), model, plan, weights_sha256)
+    budget = _budget_here(read_budget(measured), model, plan, weights_sha256, readout)
     tokens = budget.tokens_per_step
     if limit is not None and limit < tokens:
         logger.info("tokens per step: %d, limited from %d", limit, tokens)
@@ -51,13 +58,16 @@ def choose_tokens_per_step(
     return tokens
 
 
-def _budget_here(budget: Budget, model: PackedESM2, plan: Plan, weights_sha256: str) -> Budget:
+def _budget_here(
+    budget: Budget, model: PackedESM2, plan: Plan, weights_sha256: str, readout: Readout
+) -> Budget:
     """Use the measured budget where it was measured on such a device, else measure again."""
     here = {
         "weights_sha256": weights_sha256,
         "device": device_name(model.device),
         "dtype": model.precision,
         "backend": model.attend.name,
+        "readout": readout.facts(),
     }
     differing = [
         f"{key} {getattr(budget, key)}" for key in here if getattr(budget, key) != here[key]
@@ -68,6 +78,7 @@ def _budget_here(budget: Budget, model: PackedESM2, plan: Plan, weights_sha256: 
     return measure_budget(
         model,
         weights_sha256,
+        readout,
         plan_token_budget=plan.token_budget,
         max_seqlen=plan.max_sequence_length + SPECIAL_TOKENS,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from virnucpro.errors import DataError
 from virnucpro.files import read_json, write_bytes
@@ -36,10 +37,10 @@ def overview(results: Path, samples: Sequence[str], *, report_dir: Path) -> None
         report = read_json(path)
         check_format("report", report.get("format"), REPORT_FORMAT, path=path)
         reports.append(report)
-        if report["model"] != reports[0]["model"]:
+        if _identity(report) != _identity(reports[0]):
             raise DataError(
-                f"was embedded otherwise than {samples[0]}: {report['model']}, not "
-                f"{reports[0]['model']}",
+                f"was embedded otherwise than {samples[0]}: {_identity(report)}, not "
+                f"{_identity(reports[0])}",
                 path=path,
                 hint="run the workflow again, so that all samples have one model",
             )
@@ -49,3 +50,8 @@ def overview(results: Path, samples: Sequence[str], *, report_dir: Path) -> None
     map_by_sample(projection, samples, notice, report_dir / "map_by_sample.svg")
     map_by_truncation(projection, notice, report_dir / "map_by_truncation.svg")
     write_bytes(report_dir / "overview.html", overview_page(reports).encode())
+
+
+def _identity(report: dict[str, Any]) -> dict[str, Any]:
+    """Return what all samples have to have in common; what was measured of each is not."""
+    return {name: value for name, value in report["model"].items() if name != "closeness"}

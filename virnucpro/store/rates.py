@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from virnucpro.errors import DataError
 from virnucpro.files import read_json
 
 __all__ = ["SHIPPED_RATES", "estimate_seconds"]
+
+logger = logging.getLogger(__name__)
 
 # Tokens per second as in benchmarks/RESULTS.md, so that a first plan has an estimate too.
 SHIPPED_RATES = {
@@ -25,24 +28,18 @@ def estimate_seconds(computed_tokens: int, cache_dir: Path | None) -> list[dict[
 
     Args:
         computed_tokens: tokens of all batches, filled up to the token budget.
-        cache_dir: holds ``rates.json``: ``"device/model/dtype"`` -> tokens per second, measured
-            here; these take the place of the shipped ones.
+        cache_dir: has the rates that were measured here, see `virnucpro.embed.rates`; these take
+            the place of the shipped ones.
 
     Returns:
         An entry a device, model and dtype, in seconds; ``measured_here`` says whose rate it is.
-
-    Raises:
-        DataError: ``rates.json`` is damaged.
     """
-    path = None if cache_dir is None else cache_dir / "rates.json"
-    measured = {} if path is None or not path.exists() else read_json(path)
+    measured = {} if cache_dir is None else _measured(cache_dir)
     estimates = []
     for key, rate in sorted({**SHIPPED_RATES, **measured}.items()):
         # The model may be a path; device and dtype hold no slash.
         device, _, rest = key.partition("/")
         model, _, dtype = rest.rpartition("/")
-        if not isinstance(rate, int | float) or not rate > 0:
-            raise DataError(f"the rate of {key} is {rate!r}", path=path, hint="remove the file")
         estimates.append(
             {
                 "device": device,
@@ -54,3 +51,18 @@ def estimate_seconds(computed_tokens: int, cache_dir: Path | None) -> list[dict[
             }
         )
     return estimates
+
+
+def _measured(cache_dir: Path) -> dict[str, float]:
+    """Return the rates that were measured here; one that is damaged is warned of and left out."""
+    rates = {}
+    for path in sorted((cache_dir / "rates").glob("*.json")):
+        try:
+            entry = read_json(path)
+            key, rate = str(entry["rate_of"]), float(entry["tokens_per_second"])
+        except (DataError, OSError, KeyError, TypeError, ValueError) as error:
+            logger.warning("a measured rate is left out of the estimates: %s", error)
+            continue
+        if rate > 0:
+            rates[key] = rate
+    return rates

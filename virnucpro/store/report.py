@@ -323,7 +323,7 @@ def _model(receipt: dict[str, Any]) -> dict[str, Any]:
 
 def _closeness(receipts: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """Sum up how close a coarse number format was to float32 in each shard; None if not asked."""
-    found = [receipt["closeness"] for receipt in receipts if "closeness" in receipt]
+    found = [receipt["closeness"] for receipt in receipts if receipt.get("closeness")]
     if not found:
         return None
     return {

@@ -42,6 +42,17 @@ EXPORT_FILES = {
     "fair-esm": ["results/{sample}/fair_esm"],
 }
 
+os.environ.update(
+    # A snakemake that is called by its full path finds the `virnucpro` installed beside it.
+    PATH=os.pathsep.join(
+        [str(Path(sys.executable).parent), os.getenv("PATH", os.defpath)]
+    ),
+    # Where envs/virnucpro.post-deploy.sh installs the package from, under `--sdm conda`.
+    VIRNUCPRO_SOURCE=workflow.current_basedir.join("../..").get_path_or_uri(
+        secret_free=True
+    ),
+)
+
 
 def read_values(values, schema):
     """Read what `--config embed='{layers: [3]}'` leaves as text where the schema wants a number."""

@@ -92,12 +92,21 @@ def restart_times(job):
 
 
 def exit_status(log):
-    """Return the exit status in the last line of a command's log, or None."""
+    """Return the exit status that a command's log tells, or None."""
     try:
-        *_, last = Path(log).read_text(errors="replace").splitlines()
-        return json.loads(last).get("exit_status")
-    except (OSError, ValueError, AttributeError):
+        text = Path(log).read_text(errors="replace")
+    except OSError:
         return None
+    for line in reversed(text.splitlines()):
+        if line.startswith('{"step"'):
+            try:
+                return json.loads(line).get("exit_status")
+            except ValueError:
+                return None
+    # It did not get as far as its step: an option was wrong.
+    return (
+        BAD_INPUT if text.startswith(("Usage: virnucpro", "error: --format")) else None
+    )
 
 
 def report_what_is_there():

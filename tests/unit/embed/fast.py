@@ -10,8 +10,9 @@ import torch
 
 from tests.unit.embed.builders import random_proteins
 from virnucpro.embed import shard as shard_module
+from virnucpro.embed import tokens as tokens_module
 from virnucpro.embed.engine import Failure, StepResult
-from virnucpro.embed.readout import token_ranges
+from virnucpro.embed.readout import Readout, token_ranges
 from virnucpro.embed.shard import EmbedOptions, ShardFiles
 from virnucpro.files import write_json
 from virnucpro.formats import BUDGET_FORMAT
@@ -90,6 +91,7 @@ def install(monkeypatch):
     """Let `embed_shard` run without a model."""
     monkeypatch.setattr(shard_module, "Engine", Engine)
     monkeypatch.setattr(shard_module, "load_model", lambda *_, **__: Model())
+    monkeypatch.setattr(tokens_module, "_budget_here", lambda budget, *_: budget)
     monkeypatch.setattr(shard_module, "sha256_meanwhile", lambda _path: None)
     monkeypatch.setattr(Engine, "launched", 0)
     monkeypatch.setattr(Engine, "before", staticmethod(lambda _number: None))
@@ -124,13 +126,19 @@ def make_files(folder, count=300, token_budget=256, out="out", longest=150, **op
         max_sequence_length=LONGEST,
         **options,
     )
-    receipt = {"name": "imaginary", "weights_sha256": WEIGHTS, "demo": True, "dim": DIM}
+    receipt = {
+        "name": "imaginary",
+        "weights_sha256": WEIGHTS,
+        "demo": True,
+        "dim": DIM,
+        "layers": 6,
+    }
     write_json(files.model_receipt, receipt | {"has_lm_head": True})
     write_budget(files.budget, token_budget)
     return files
 
 
-def write_budget(path, tokens_per_step):
+def write_budget(path, tokens_per_step, **readout):
     """Write the budget of the stand-in on a CPU."""
     budget = {
         "model": "imaginary",
@@ -141,6 +149,7 @@ def write_budget(path, tokens_per_step):
         "tokens_per_step": tokens_per_step,
         "bytes_per_token": None,
         "tokens_per_second": 1.0,
+        "readout": Readout([6]).facts() | readout,
     }
     write_json(path, {"format": BUDGET_FORMAT, **budget}, sealed=True)
 

@@ -4,6 +4,7 @@ import torch
 
 from tests.unit.embed.builders import collate, random_sequences, random_state
 from virnucpro.embed.engine import Engine
+from virnucpro.embed.exact import ExactModel
 from virnucpro.embed.step import StepShape
 from virnucpro.model.esm2 import PackedESM2
 
@@ -116,12 +117,13 @@ def test_row_that_overflows_is_computed_again_in_float32(config):
     exact = PackedESM2.from_state_dict(config, state)
     calls = []
 
-    def load():
+    def load(_device):
         calls.append(1)
         return exact
 
     sequences = random_sequences(4)
-    result = Engine(half, StepShape.for_lengths(TOKENS, 64, LONGEST), [1], load).embed(
+    shape = StepShape.for_lengths(TOKENS, 64, LONGEST)
+    result = Engine(half, shape, [1], ExactModel(load, torch.device("cpu"))).embed(
         collate(sequences)
     )
     assert result.recomputed == 4
@@ -131,6 +133,42 @@ def test_row_that_overflows_is_computed_again_in_float32(config):
     np.testing.assert_allclose(
         result.pooled, reference.embed(collate(sequences)).pooled, rtol=1e-4, atol=1e-2
     )
+
+
+@pytest.mark.fault(53)
+def test_without_memory_for_float32_such_rows_are_quarantined_and_no_others(config):
+    def load(_device):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    half = PackedESM2.from_state_dict(config, overflowing_state(config), dtype=torch.float16)
+    shape = StepShape.for_lengths(TOKENS, 64, LONGEST)
+    engine = Engine(half, shape, [1], ExactModel(load, torch.device("cpu")))
+    result = engine.embed(collate(random_sequences(4)))
+    assert [(f.index, f.reason) for f in result.failures] == [(i, "not_finite") for i in range(4)]
+    assert "no memory for float32" in result.failures[0].detail
+
+
+@pytest.mark.fault(16)
+def test_after_a_step_that_did_not_fit_none_is_tried_at_that_size_again(config, monkeypatch):
+    model = PackedESM2.from_state_dict(config, random_state(config))
+    batches = [collate(random_sequences(6)) for _ in range(4)]
+    expected = [result.pooled for _, result in make_engine(model).stream(batches)]
+    launched = []
+    forward = Engine.forward
+
+    def small_device(self, step, shape, *rest):
+        launched.append(shape.tokens)
+        if shape.tokens > TOKENS // 2:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return forward(self, step, shape, *rest)
+
+    monkeypatch.setattr(Engine, "forward", small_device)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    results = [result for _, result in make_engine(model).stream(batches)]
+    assert launched.count(TOKENS) == 1
+    assert all(result.splits for result in results)
+    for result, pooled in zip(results, expected, strict=True):
+        np.testing.assert_allclose(result.pooled, pooled, atol=1e-5)
 
 
 @pytest.mark.fault(20)

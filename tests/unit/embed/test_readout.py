@@ -18,6 +18,7 @@ from tests.unit.embed.builders import (
 )
 from virnucpro.embed import shard as shard_module
 from virnucpro.embed.engine import Engine, Failure
+from virnucpro.embed.exact import ExactModel
 from virnucpro.embed.shard import EmbedOptions, embed_shard
 from virnucpro.embed.step import StepShape
 from virnucpro.errors import DataError, InputError
@@ -291,7 +292,8 @@ class TestEngine:
     def test_a_row_that_is_not_finite(self, config, state):
         state["layers.0.fc2.weight"] = state["layers.0.fc2.weight"] * 3e5
         exact = self.engine(config, state)
-        half = self.engine(config, state, torch.float16, lambda: exact.model)
+        fallback = ExactModel(lambda _: exact.model, torch.device("cpu"))
+        half = self.engine(config, state, torch.float16, fallback)
         batch = self.batch(4)
         result = half.embed(batch)
         assert result.recomputed == 4

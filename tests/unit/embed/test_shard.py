@@ -153,7 +153,7 @@ def test_weights_that_are_not_those_of_the_receipt_are_refused(files, tmp_path):
 
 
 def test_layer_that_does_not_exist_is_refused(files):
-    with pytest.raises(InputError, match=r"layer 7.*layers 0 \(embeddings\) to 6"):
+    with pytest.raises(InputError, match=r"layer 7.*layers 0 \(the embedded residues\) to 6"):
         embed_shard(files, dataclasses.replace(CPU, layers=(7,)))
     assert not files.embeddings.exists()
 

@@ -262,7 +262,7 @@ def test_a_bom_is_skipped_also_inside_an_archive(tmp_path):
     assert [row["id"] for row in run(tmp_path, data).records] == ["first", "last", "more"]
 
 
-# --- ids, exports, empty samples, files that change ------------------------------------------------
+# --- ids, exports, empty samples, files that change ---------------------------------------------
 
 
 def test_ids_may_be_whole_headers_and_the_error_says_so(tmp_path):

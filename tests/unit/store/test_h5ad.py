@@ -28,7 +28,7 @@ def block(first: int, count: int) -> ObsBlock:
     numbers = np.arange(first, first + count, dtype=np.int32)
     ids = [f"id {number}" for number in numbers]
     flags = numbers % 2 == 0
-    return ObsBlock(ids, ids, numbers, numbers + 2, flags, ~flags, numbers, ids)
+    return ObsBlock(ids, ids, numbers, numbers + 2, flags, ~flags, numbers, numbers / 100, ids)
 
 
 def write(path: Path, rows: int, *, blocks: list[int], dtype: str = "float32") -> np.ndarray:

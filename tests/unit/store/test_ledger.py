@@ -14,7 +14,7 @@ from virnucpro.store.ledger import check_ledger, write_quarantine
 def write_h5ad(path: Path, ids: list[str]) -> None:
     n = len(ids)
     numbers, flags = np.ones(n, np.int32), np.zeros(n, np.bool_)
-    block = ObsBlock(ids, ids, numbers, numbers, flags, flags, numbers, ["00"] * n)
+    block = ObsBlock(ids, ids, numbers, numbers, flags, flags, numbers, numbers, ["00"] * n)
     with H5adWriter(path, rows=n, dim=2, dtype="float32", layers=[1], sample="s", uns={}) as writer:
         writer.write(block, np.zeros((n, 1, 2), np.float32))
 
