@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 LOCK_VENV := .cache/lock-venv
 
-.PHONY: run plans test test-faults test-slurm lint lock clean
+.PHONY: run plans test test-faults test-stale test-slurm lint lock clean
 
 # Embed the configured samples (as shipped: the example) and say where the results are.
 run: $(READY)
@@ -25,6 +25,10 @@ test: $(READY)
 # The faults of docs/faults.md at many more moments and seeds: a quarter of an hour and more.
 test-faults: $(READY)
 	$(BIN)/pytest -m "long and not gpu"
+
+# Every change, at every step, ended in every way, and the same command again: some hours.
+test-stale: $(READY)
+	$(BIN)/pytest -m long tests/stale
 
 # The shipped profiles on a real SLURM of one node with two imaginary GPUs. Needs root, and Debian or
 # Ubuntu for what is not installed yet; the system's own SLURM, if there is one, is not touched.

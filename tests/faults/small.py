@@ -30,7 +30,6 @@ from virnucpro.store.merge import merge
 from virnucpro.store.report import plans_report, run_report
 from virnucpro.store.summaries import Trace, summarise_traces
 
-SHARDS = ("00000", "00001")
 TOKENS = 256
 
 
@@ -77,8 +76,13 @@ class Small:
             shard_tokens=3500,
         )
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the shards, of which there are two."""
+        return [path.stem for path in sorted(self.shards.glob("*.fasta"))]
+
     def plan(self) -> None:
-        for name in SHARDS:
+        for name in self.names:
             plan_shard(
                 self.shards / f"{name}.fasta",
                 self.plans / f"{name}.parquet",
@@ -100,7 +104,7 @@ class Small:
 
     def embed(self) -> None:
         more = {"pooling": "none", "pseudo_perplexity": "one-pass"} if self.rich else {}
-        for name in SHARDS:
+        for name in self.names:
             embed_shard(self.shard_files(name), dataclasses.replace(fast.CPU, **more))
 
     def merge(self) -> None:

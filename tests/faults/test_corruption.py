@@ -16,21 +16,21 @@ from virnucpro.errors import VirnucproError
 
 # For each kind of file: which it is, and the step that was the last before it was damaged.
 KINDS = {
-    "shard": ("shards/00000.fasta", "split"),
+    "shard": ("shards/00000-*.fasta", "split"),
     "manifest": ("shards/manifest.json", "split"),
     "quarantine of split": ("shards/quarantine.tsv", "split"),
     "records": ("records.parquet", "split"),
-    "plan": ("plan/00001.parquet", "plan"),
-    "plan's report": ("plan/00001.json", "plan"),
+    "plan": ("plan/00001-*.parquet", "plan"),
+    "plan's report": ("plan/00001-*.json", "plan"),
     "cached plan": ("cache/plans", "split"),
     "weights": ("model/w.st", "model"),
     "weights' receipt": ("model/w.json", "model"),
     "token budget": ("imaginary_budget.json", "budget"),
-    "embeddings": ("embeddings/00000.npy", "embed"),
-    "residues": ("embeddings/00001.residues.npy", "embed"),
-    "scores": ("embeddings/00000.pseudo_perplexity.npy", "embed"),
-    "embeddings' receipt": ("embeddings/00000.json", "embed"),
-    "trace": ("embeddings/00000.trace.tsv", "embed"),
+    "embeddings": ("embeddings/00000-*.npy", "embed"),
+    "residues": ("embeddings/00001-*.residues.npy", "embed"),
+    "scores": ("embeddings/00000-*.pseudo_perplexity.npy", "embed"),
+    "embeddings' receipt": ("embeddings/00000-*.json", "embed"),
+    "trace": ("embeddings/00000-*.trace.tsv", "embed"),
 }
 RESULTS = (
     *("embeddings.h5ad", "residues.h5", "quarantine.tsv"),
@@ -84,7 +84,8 @@ def test_damaged_file_is_named_or_made_again_and_never_merged(kind, seed, calm, 
     small = Small(tmp_path / "run", tmp_path / "inputs", rich=True)
     shutil.copytree(calm.folder.parent / after, small.folder)
     shutil.copytree(calm.inputs, small.inputs)
-    damaged = (small.inputs if name.startswith("imaginary") else small.folder) / name
+    folder = small.inputs if name.startswith("imaginary") else small.folder
+    (damaged,) = folder.glob(name)
     if damaged.is_dir():
         damaged = sorted(damaged.iterdir())[0]
     damage(damaged, seed)

@@ -21,14 +21,14 @@ import pytest
 from tests.stale.changes import CHANGES, change, refuse
 from tests.stale.folders import Folder, make_folder, own_workflow
 
-pytestmark = [pytest.mark.workflow, pytest.mark.fault(45, 46)]
+pytestmark = pytest.mark.workflow
 
 ENDS = ("exit 1", "exit 2", "SIGTERM", "SIGINT", "SIGKILL")
 STEPS = ("model", "budget", "split", "plan", "embed", "withdraw", "merge", "report")
 MOMENTS = ("before", "middle", "after")
 SAMPLES, SHARDS = (1, 2), (1, 4)
 TABLE = list(itertools.product(CHANGES, STEPS, ENDS, SAMPLES, SHARDS))
-SHORT = 40  # cells that `make test` runs
+SHORT = 24  # cells that `make test` runs
 SIGNALS = {"SIGTERM", "SIGINT", "SIGKILL"}
 
 
@@ -108,12 +108,14 @@ def check(cell: tuple, finished, expected, tmp_path: Path) -> None:
     assert "Nothing to be done" in last.text
 
 
+@pytest.mark.fault(45, 46)
 @pytest.mark.parametrize("cell", some_cells(), ids=lambda cell: "-".join(map(str, cell)))
 def test_cell(cell, finished, expected, tmp_path):
     check(cell, finished, expected, tmp_path)
 
 
 @pytest.mark.long
+@pytest.mark.fault(45, 46)
 @pytest.mark.parametrize("cell", TABLE, ids=lambda cell: "-".join(map(str, cell)))
 def test_every_cell(cell, finished, expected, tmp_path):
     check(cell, finished, expected, tmp_path)

@@ -1,5 +1,6 @@
 """Calls Snakemake as a user does."""
 
+import json
 import os
 import re
 import subprocess
@@ -46,3 +47,43 @@ def snakemake(workdir: Path, *arguments: str, workflow: Path = ROOT / "workflow"
         text=True,
     )
     return Run(done.returncode, done.stdout)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Where a sample's intermediates are: under ids, of which the newest are meant."""
+
+    workdir: Path
+    name: str
+
+    @property
+    def results(self) -> Path:
+        return self.workdir / "results" / self.name
+
+    def newest(self, kind: str) -> Path:
+        """Give the folder of the newest `split`, `plan` or `embeddings`."""
+        return max((self.results / kind).iterdir(), key=lambda path: path.stat().st_mtime_ns)
+
+    @property
+    def split(self) -> Path:
+        return self.newest("split")
+
+    @property
+    def shards(self) -> list[str]:
+        """Give the names of the shards."""
+        manifest = json.loads((self.split / "shards" / "manifest.json").read_text())
+        return [shard["name"] for shard in manifest["shards"]]
+
+    @property
+    def plans(self) -> Path:
+        return self.newest("plan")
+
+    @property
+    def embeddings(self) -> Path:
+        return self.newest("embeddings")
+
+
+def measured_budget(workdir: Path) -> Path:
+    """Give the newest token budget."""
+    folder = workdir / "resources" / "token_budget"
+    return max(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)

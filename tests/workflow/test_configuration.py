@@ -7,7 +7,7 @@ import json
 import anndata
 import pytest
 
-from tests.workflow.snakemake_runs import snakemake
+from tests.workflow.snakemake_runs import ROOT, Sample, snakemake
 
 pytestmark = pytest.mark.workflow
 
@@ -72,16 +72,110 @@ def test_dry_run_says_what_is_asked_for_and_how_far_it_is(fresh, finished):
 
 
 SHEETS = {
-    "sample as a path": ("sample\tfasta\n../up\ta.faa\n", "../up"),
-    "sample as a command": ("sample\tfasta\n$(touch pwned)\ta.faa\n", "$(touch pwned)"),
-    "sample as an option": ("sample\tfasta\n-n\ta.faa\n", "line 2"),
-    "empty sample": ("sample\tfasta\na\ta.faa\n\ta.faa\n", "line 3"),
-    "unknown column": ("sample\tfasta\tcolour\na\ta.faa\tred\n", "colour"),
-    "missing column": ("sample\na\n", "fasta"),
-    "row with too few fields": ("sample\tfasta\na\n", "line 2"),
-    "wildcard in a path": ("sample\tfasta\na\t{sample}.faa\n", "{sample}.faa"),
-    "no rows": ("sample\tfasta\n", "rows"),
+    "sample as a path": ("sample\tfasta\n../up\ta.faa\n", "line 2, column sample"),
+    "sample as a command": ("sample\tfasta\n$(touch pwned)\ta.faa\n", "'$(touch pwned)'"),
+    "sample as an option": ("sample\tfasta\n-n\ta.faa\n", "line 2, column sample"),
+    "empty sample": ("sample\tfasta\na\ta.faa\n\ta.faa\n", "line 3, column sample"),
+    "unknown column": ("sample\tfasta\tcolour\na\ta.faa\tred\n", "line 1: unknown column 'colour'"),
+    "missing column": ("sample\na\n", "expected one column called fasta"),
+    "row with too few fields": ("sample\tfasta\na\n", "line 2: expected 2 cells, found 1"),
+    "wildcard in a path": ("sample\tfasta\na\t{sample}.faa\n", "'{sample}.faa'"),
+    "no rows": ("sample\tfasta\n", "has no rows"),
+    "comments only": ("# mine\n\t\n", "no header line"),
+    "a file twice": ("sample\tfasta\na\ta.faa\na\t./a.faa\n", "first in line 2 as 'a.faa'"),
+    "names that differ in case": ("sample\tfasta\nx\ta.faa\nX\tb.faa\n", "only in case"),
+    "all missing files": ("sample,fasta\na,1.faa\na,2.faa\n", "line 3: 2.faa does not exist"),
+    "a folder": ("sample\tfasta\na\tconfig\n", "config is a folder"),
 }
+ROWS = {
+    "blank rows of tabs": "sample\tfasta\na\ta.faa\n\t\n \t \n\n",
+    "comments": "# mine\nsample\tfasta\n#b\tb.faa\na\ta.faa\n",
+    "commas": "sample,fasta\na,a.faa\n",
+    "quotes": 'sample,fasta\na,"a.faa"\n',
+    "semicolons": "fasta;sample\na.faa;a\n",
+    "case and spaces": " Sample \tFASTA\n a \t a.faa \n",
+    "line ends of Windows": "sample\tfasta\r\na\ta.faa\r\n",
+    "line ends of old Macs": "sample\tfasta\ra\ta.faa\r",
+    "byte order mark": "\ufeffsample\tfasta\na\ta.faa\n",
+}
+
+
+def sheet_functions() -> dict:
+    """Run samples.smk, which is Python, up to where it reads the sheet."""
+    text = (ROOT / "workflow" / "rules" / "samples.smk").read_text().partition("\nSHEET =")[0]
+    names = {"WorkflowError": ValueError}
+    exec(text, names)  # noqa: S102
+    return names
+
+
+@pytest.mark.parametrize("case", ROWS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_sheets_as_spreadsheets_write_them_are_read(case, encoding, tmp_path):
+    text = ROWS[case]
+    if encoding == "utf-16":
+        text = text.removeprefix("\ufeff")
+    (tmp_path / "sheet").write_bytes(text.encode(encoding))
+    samples = sheet_functions()["read_samples"](tmp_path / "sheet")
+    assert {name: [path for _, path in rows] for name, rows in samples.items()} == {"a": ["a.faa"]}
+
+
+def test_a_workbook_is_refused_as_one(tmp_path):
+    (tmp_path / "sheet").write_bytes(b"PK\x03\x04...")
+    with pytest.raises(ValueError, match="save it as tab-separated text"):
+        sheet_functions()["read_samples"](tmp_path / "sheet")
+
+
+EARLY = {
+    "layer": ("embed: {layers: [33]}", "demo has the layers 0 (the embedded residues) to 6"),
+    "layer twice": ("embed: {layers: [-1, 6]}", "which are the same layer"),
+    "dtype": ("embed: {device: cpu, dtype: float8}", "float8 needs a GPU"),
+    "export": ("{embed: {pooling: max}, merge: {exports: [fair-esm]}}", "no vectors of"),
+}
+
+
+@pytest.mark.fault(52)
+@pytest.mark.parametrize("case", EARLY)
+def test_what_cannot_be_had_is_refused_when_the_workflow_is_read(case, fresh):
+    config, message = EARLY[case]
+    run = snakemake(fresh(config=config), "--dry-run")
+    assert (run.status, message in run.text) == (1, True), run.text
+
+
+@pytest.mark.fault(34, 50, 51, 52)
+def test_refused_samples_are_not_tried_again_and_the_others_finish(fresh):
+    sheet = "sample\tfasta\na\ta.faa\nslash\tslash.faa\nempty\tempty.faa\n"
+    workdir = fresh(sheet=sheet, config="merge: {exports: [uniprot-h5]}")
+    (workdir / "slash.faa").write_text(">ok\nMKT\n>x/y\nMKV\n")
+    (workdir / "empty.faa").write_text("")
+    run = snakemake(workdir, "--retries", "2")
+    assert run.status == 1
+    assert "slash.faa, line 3" in run.text
+    assert "no record in empty.faa" in run.text
+    assert run.jobs["split"] == 3
+    assert (workdir / "results/a/embeddings.h5ad").exists()
+    assert "without 2 sample(s)" in run.text
+    assert (workdir / "results/_all/overview.html").exists()
+
+
+@pytest.mark.fault(46, 55)
+def test_damaged_and_foreign_results_are_made_again_and_never_stop_a_dry_run(workdir):
+    sample = Sample(workdir, "lambda")
+    manifest = sample.split / "shards" / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:-9])
+    foreign = (workdir / "results/awkward/embeddings.h5ad").read_bytes()
+    (sample.results / "embeddings.h5ad").write_bytes(foreign)
+    for option in ("--dry-run", "--unlock", "--summary"):
+        run = snakemake(workdir, option)
+        assert run.status == 0, run.text
+    run = snakemake(workdir)
+    assert run.status == 0, run.text
+    assert "manifest.json is damaged: lambda is split again" in run.text
+    assert "embed" not in run.jobs
+    ids = anndata.read_h5ad(sample.results / "embeddings.h5ad").obs_names
+    assert not set(ids) & set(
+        anndata.read_h5ad(workdir / "results/awkward/embeddings.h5ad").obs_names
+    )
+    assert "Nothing to be done" in snakemake(workdir).text
 
 
 @pytest.mark.parametrize(

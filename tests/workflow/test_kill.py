@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.embed.builders import random_proteins
-from tests.workflow.snakemake_runs import ROOT, snakemake
+from tests.workflow.snakemake_runs import ROOT, Sample, snakemake
 
 pytestmark = pytest.mark.workflow
 
@@ -98,7 +98,7 @@ def kill(processes: list[int]) -> None:
 
 def done_shards(workdir: Path) -> dict[Path, bytes]:
     """Give the traces of the shards that were done some time ago."""
-    receipts = (workdir / "results" / "killed" / "embeddings").glob("[0-9]*.json")
+    receipts = (workdir / "results" / "killed" / "embeddings").glob("*/[0-9]*.json")
     old = [path for path in receipts if time.time() - path.stat().st_mtime > NOTED_SECONDS]
     traces = [path.with_name(f"{path.stem}.trace.tsv") for path in old]
     return {path: path.read_bytes() for path in traces if path.exists()}
@@ -158,13 +158,15 @@ def test_fifty_kills_change_nothing(start, undisturbed, tmp_path, seed):
 def test_kill_while_merging_leaves_the_merged_file_of_before(undisturbed, tmp_path):
     """The command alone, for Snakemake removes a declared output before the job that makes it."""
     workdir = shutil.copytree(undisturbed, tmp_path / "run", symlinks=True)
-    results = workdir / "results" / "killed"
+    sample = Sample(workdir, "killed")
+    results = sample.results
     whole = (results / "embeddings.h5ad").read_bytes()
     command = [
-        *(sys.executable, "-m", "virnucpro", "merge", "--shards", results / "shards"),
-        *("--records", results / "records.parquet", "--plans", results / "plan"),
-        *("--embeddings", results / "embeddings", "--output", results / "embeddings.h5ad"),
+        *(sys.executable, "-m", "virnucpro", "merge", "--shards", sample.split / "shards"),
+        *("--records", sample.split / "records.parquet", "--plans", sample.plans),
+        *("--embeddings", sample.embeddings, "--output", results / "embeddings.h5ad"),
         *("--quarantine", results / "quarantine.tsv"),
+        *("--request", next((results / "requests").glob("results-*.json"))),
     ]
     for sent, seconds in [(signal.SIGKILL, 0.7), (signal.SIGTERM, 1.0), (signal.SIGKILL, 1.2)]:
         running = subprocess.Popen(command, stderr=subprocess.DEVNULL)

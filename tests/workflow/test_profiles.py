@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.snakemake_runs import ROOT, snakemake
+from tests.workflow.snakemake_runs import ROOT, Sample, measured_budget, snakemake
 
 yaml = pytest.importorskip("yaml")
 
@@ -52,10 +52,11 @@ def test_every_entry_has_its_comment(name):
 
 
 @pytest.mark.parametrize("name", sorted(PROFILES))
-def test_every_profile_continues_after_a_kill_and_compares_shards_by_content(name):
+def test_every_profile_continues_after_a_kill_and_a_failure_and_trusts_names(name):
     profile = read(name)
     assert profile["rerun-incomplete"] is True
-    assert profile["max-checksum-file-size"] == read("default")["max-checksum-file-size"]
+    assert profile["keep-going"] is True
+    assert profile["rerun-triggers"] == ["mtime", "input"]
 
 
 @pytest.mark.parametrize("name", ["slurm", "slurm-gres", "cluster-generic"])
@@ -82,7 +83,7 @@ def test_cluster_generic_submits_every_job_with_what_it_needs(fresh, tmp_path):
     done = subprocess.run(
         [
             str(Path(sys.executable).parent / "snakemake"),
-            *("results/a/plan_report.tsv", "resources/token_budget/demo.json"),
+            *("results/a/plan_report.tsv", "--until", "plan_report", "token_budget"),
             *("--snakefile", str(ROOT / "workflow" / "Snakefile"), "--directory", str(workdir)),
             *("--workflow-profile", str(PROFILES["cluster-generic"].parent)),
             *("--seconds-between-status-checks", "1"),
@@ -107,14 +108,15 @@ def test_cluster_generic_submits_every_job_with_what_it_needs(fresh, tmp_path):
 
 
 def test_a_shard_asks_for_memory_and_time_by_its_size(finished):
-    rate = json.loads((finished / "resources/token_budget/demo.json").read_text())
-    weights = (finished / "resources/models/demo.safetensors").stat().st_size / 1e6
+    rate = json.loads(measured_budget(finished).read_text())
+    (weights,) = (finished / "resources/models").glob("demo-*.safetensors")
+    weights = weights.stat().st_size / 1e6
     run = snakemake(finished, "--dry-run", "--forcerun", "embed")
     jobs = [block.partition("\n\n")[0] for block in run.text.split("rule embed:\n")[1:]]
     assert len(jobs) > 2, run.text
     for job in jobs:
-        asked = dict(re.findall(r"(sample|shard|mem_mb|runtime)=(\w+)", job))
-        plan_report = finished / "results" / asked["sample"] / "plan" / f"{asked['shard']}.json"
+        asked = dict(re.findall(r"(sample|shard|mem_mb|runtime)=([\w-]+)(?=[,\n])", job))
+        plan_report = Sample(finished, asked["sample"]).plans / f"{asked['shard']}.json"
         plan = json.loads(plan_report.read_text())
         tokens = plan["batches"] * plan["token_budget"]
         minutes = math.ceil(15 + 3 * tokens / rate["tokens_per_second"] / 60)

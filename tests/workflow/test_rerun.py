@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.snakemake_runs import ROOT, snakemake
+from tests.workflow.snakemake_runs import ROOT, Sample, snakemake
 
 pytestmark = pytest.mark.workflow
 
@@ -17,8 +17,7 @@ SAMPLES = {"lambda", "awkward"}
 
 
 def shards(workdir: Path, sample: str) -> list[str]:
-    manifest = json.loads((workdir / "results" / sample / "shards" / "manifest.json").read_text())
-    return [shard["name"] for shard in manifest["shards"]]
+    return Sample(workdir, sample).shards
 
 
 def dry_run(workdir: Path, *arguments: str, workflow: Path = ROOT / "workflow") -> set[str]:
@@ -27,38 +26,36 @@ def dry_run(workdir: Path, *arguments: str, workflow: Path = ROOT / "workflow") 
     return set(run.jobs)
 
 
-AFTER_SPLIT = {
-    "split",
-    "merge",
-    "report",
-    "overview",
-}  # the checkpoint decides about plan and embed
-AFTER_EMBED = {"embed", "merge", "report", "overview"}
+AFTER_MERGE = {"request", "merge", "report", "overview"}
+# The checkpoints decide about plan and embed.
+AFTER_SPLIT = {"split", *AFTER_MERGE}
+AFTER_EMBED = {"embed", *AFTER_MERGE}
+MEASURED = {"token_budget", *AFTER_EMBED}
 CONFIG_CHANGES = {
     "nothing": ("{}", set()),
-    "model": ("model: my model.pt", {"fetch_model", "token_budget", *AFTER_EMBED}),
+    "model": ("model: my model.pt", {"fetch_model", *MEASURED}),
     "input_type": ("input_type: any", AFTER_SPLIT),
+    "ids": ("ids: whole_header", AFTER_SPLIT),
     "duplicate_ids": ("duplicate_ids: suffix", AFTER_SPLIT),
+    "empty_samples": ("empty_samples: keep", AFTER_SPLIT),
     "split.shard_tokens": ("split: {shard_tokens: 500}", AFTER_SPLIT),
     "split.max_invalid_fraction": ("split: {max_invalid_fraction: 0.25}", AFTER_SPLIT),
+    "split.max_unknown_fraction": ("split: {max_unknown_fraction: 0.25}", AFTER_SPLIT),
     "split.max_record_residues": ("split: {max_record_residues: 9999}", AFTER_SPLIT),
-    "plan.token_budget": (
-        "plan: {token_budget: 2048}",
-        {"plan", "token_budget", *AFTER_EMBED},
-    ),
-    "plan.max_sequence_length": (
-        "plan: {max_sequence_length: 500}",
-        {"plan", "token_budget", *AFTER_EMBED},
-    ),
-    "plan.long_sequences": ("plan: {long_sequences: window}", {"plan", *AFTER_EMBED}),
+    "plan.token_budget": ("plan: {token_budget: 2048}", {"plan", *MEASURED}),
+    "plan.max_sequence_length": ("plan: {max_sequence_length: 500}", {"plan", *MEASURED}),
+    "plan.long_sequences": ("plan: {long_sequences: window}", {"plan", *MEASURED}),
     "plan.window_overlap": ("plan: {window_overlap: 20}", set()),  # where there are no windows
-    "embed.device": ("embed: {device: cpu}", {"token_budget"}),
-    "embed.dtype": ("embed: {dtype: bfloat16}", {"token_budget"}),  # a checkpoint, see below
-    "embed.layers": ("embed: {layers: [2]}", AFTER_EMBED),
-    "embed.pooling": ("embed: {pooling: max}", AFTER_EMBED),
-    "embed.pseudo_perplexity": ("embed: {pseudo_perplexity: one-pass}", AFTER_EMBED),
-    "embed.output_dtype": ("embed: {output_dtype: float32}", AFTER_EMBED),
-    "merge.exports": ("merge: {exports: [npy]}", {"merge", "report", "overview"}),
+    "embed.device": ("embed: {device: cpu}", set()),
+    "embed.dtype": ("embed: {dtype: bfloat16}", MEASURED),
+    "embed.layers": ("embed: {layers: [2]}", MEASURED),
+    "embed.pooling": (
+        "{embed: {pooling: max}, merge: {exports: [parquet, npy, uniprot-h5]}}",
+        MEASURED,
+    ),
+    "embed.pseudo_perplexity": ("embed: {pseudo_perplexity: one-pass}", MEASURED),
+    "embed.output_dtype": ("embed: {output_dtype: float32}", MEASURED),
+    "merge.exports": ("merge: {exports: [npy, uniprot-h5]}", AFTER_MERGE),
     "cache_dir": ("cache_dir: elsewhere", set()),
 }
 
@@ -78,13 +75,13 @@ def test_threads_and_resources_run_nothing_again(finished):
 
 
 FORMAT_CHANGES = {
-    "model": {"fetch_model", "token_budget", *AFTER_EMBED},
+    "model": {"fetch_model", *MEASURED},
     "split": AFTER_SPLIT,
     "plan": {"plan", *AFTER_EMBED},
-    "budget": {"token_budget"},
+    "budget": set(),  # what is embedded stays, and nothing else needs it
     "embed": AFTER_EMBED,
-    "merge": {"merge", "report", "overview"},
-    "report": {"report", "overview"},
+    "merge": AFTER_MERGE,
+    "report": AFTER_MERGE,
 }
 
 
@@ -92,7 +89,7 @@ FORMAT_CHANGES = {
 def test_raised_format_number_runs_the_step_that_writes_it_and_those_after(
     name, finished, own_workflow
 ):
-    common = own_workflow / "rules" / "common.smk"
+    common = own_workflow / "rules" / "config.smk"
     changed, count = re.subn(rf'("{name}"): \d+', r"\1: 999", common.read_text())
     assert count == 1
     common.write_text(changed)
@@ -104,32 +101,39 @@ def test_unchanged_workflow_in_another_folder_runs_nothing(finished, own_workflo
 
 
 def test_touched_files_run_nothing(workdir):
-    for path in [workdir / "data" / "lambda.faa", workdir / "results/lambda/plan/00000.parquet"]:
+    for path in [workdir / "data" / "lambda.faa", *Sample(workdir, "lambda").plans.iterdir()]:
         os.utime(path)
     assert dry_run(workdir) == set()
 
 
 @pytest.mark.fault(1)
 def test_missing_embedding_is_computed_again_and_no_other(workdir):
-    (workdir / "results" / "lambda" / "embeddings" / "00000.npy").unlink()
+    sample = Sample(workdir, "lambda")
+    (sample.embeddings / f"{sample.shards[0]}.npy").unlink()
     (workdir / "results" / "lambda" / "embeddings.h5ad").unlink()
     run = snakemake(workdir, "--dry-run")
-    assert dict(run.jobs) == {"embed": 1, "merge": 1, "report": 1, "overview": 1}
+    assert dict(run.jobs) == {"embed": 1, "request": 2, "merge": 1, "report": 1, "overview": 1}
 
 
-def test_measuring_the_token_budget_again_leaves_embeddings_alone(workdir):
-    assert dry_run(workdir, "--forcerun", "token_budget") == {"token_budget"}
+def test_lost_weights_and_budget_are_made_again_but_nothing_is_embedded_again(workdir):
+    shutil.rmtree(workdir / "resources")
+    assert dry_run(workdir) == set()
+    sample = Sample(workdir, "lambda")
+    (sample.embeddings / f"{sample.shards[0]}.npy").unlink()
+    (workdir / "results" / "lambda" / "embeddings.h5ad").unlink()
+    run = snakemake(workdir)
+    assert run.status == 0, run.text
+    assert (run.jobs["embed"], run.jobs["fetch_model"], run.jobs["token_budget"]) == (1, 1, 1)
 
 
 def test_two_dtypes_that_swap_their_values_run_embed(workdir):
-    """The token budget is measured again too, and must not hide that embed has changed."""
     config = workdir / "swapped.yaml"
     config.write_text("embed: {dtype: float16, output_dtype: float32}\n")
-    target = "results/lambda/embeddings/00000.npy"
-    run = snakemake(workdir, target, "--configfile", str(config))
+    run = snakemake(workdir, "--configfile", str(config))
     assert run.status == 0, run.text
-    assert dict(run.jobs) == {"token_budget": 1, "embed": 1}
-    receipt = json.loads((workdir / target).with_suffix(".json").read_text())
+    sample = Sample(workdir, "lambda")
+    assert run.jobs["embed"] == len(sample.shards) + len(Sample(workdir, "awkward").shards)
+    receipt = json.loads((sample.embeddings / f"{sample.shards[0]}.json").read_text())
     assert (receipt["compute_dtype"], receipt["dtype"]) == ("float16", "float32")
 
 
@@ -143,24 +147,18 @@ def test_rows_of_a_sample_in_another_order_run_split(workdir):
 def test_added_sequence_runs_only_its_shard(workdir):
     before = shards(workdir, "lambda")
     assert len(before) > 1
-    contents = {
-        name: (workdir / f"results/lambda/shards/{name}.fasta").read_bytes() for name in before
-    }
     with (workdir / "data" / "lambda.faa").open("a") as handle:
         handle.write(">added\nMKWVTFISLL\n")
     run = snakemake(workdir)
     assert run.status == 0, run.text
-    assert shards(workdir, "lambda") == before
-    changed = [
-        name
-        for name in before
-        if (workdir / f"results/lambda/shards/{name}.fasta").read_bytes() != contents[name]
-    ]
-    assert len(changed) == 1
+    after = shards(workdir, "lambda")
+    assert len(after) == len(before)
+    assert len(set(after) - set(before)) == 1
     assert dict(run.jobs) == {
         "split": 1,
         "plan": 1,
         "embed": 1,
+        "request": 2,
         "merge": 1,
         "report": 1,
         "overview": 1,
@@ -168,16 +166,26 @@ def test_added_sequence_runs_only_its_shard(workdir):
     assert dry_run(workdir) == set()
 
 
-def test_fewer_shards_than_before_leave_nothing_behind(workdir):
-    assert len(shards(workdir, "lambda")) > 1
-    config = workdir / "one.yaml"
-    config.write_text("split: {shard_tokens: 1000000}\n")
-    run = snakemake(workdir, "results/lambda/packing_report.tsv", "--configfile", str(config))
+def test_going_back_to_an_earlier_configuration_finds_its_files_again(workdir):
+    config = workdir / "other.yaml"
+    config.write_text("{split: {shard_tokens: 1000000}, embed: {layers: [2]}}\n")
+    run = snakemake(workdir, "--configfile", str(config))
     assert run.status == 0, run.text
-    assert shards(workdir, "lambda") == ["00000"]
-    kept = {path.name.split(".")[0] for path in (workdir / "results/lambda/plan").iterdir()}
-    kept |= {path.name.split(".")[0] for path in (workdir / "results/lambda/embeddings").iterdir()}
-    assert kept == {"00000"}
+    assert len(shards(workdir, "lambda")) == 1
+    assert dry_run(workdir) == AFTER_MERGE
+
+
+def test_what_no_run_needs_any_more_is_pruned_on_request(workdir):
+    config = workdir / "other.yaml"
+    config.write_text("{split: {shard_tokens: 1000000}, embed: {layers: [2]}}\n")
+    run = snakemake(workdir, "--configfile", str(config))
+    assert run.status == 0, run.text
+    assert "snakemake --cores 1 prune" in snakemake(workdir, "--dry-run").text
+    assert snakemake(workdir, "prune", "--configfile", str(config)).status == 0
+    for kind in ("split", "plan", "embeddings"):
+        assert len(list((workdir / "results" / "lambda" / kind).iterdir())) == 1
+    assert dry_run(workdir, "--configfile", str(config)) == set()
+    assert dry_run(workdir) == {"split", "plan", *MEASURED} - {"plan", "embed"}
 
 
 @pytest.mark.fault(10)
@@ -204,4 +212,4 @@ def test_deleted_results_take_their_plans_from_the_cache(workdir):
 def test_plans_need_neither_model_nor_device(fresh):
     run = snakemake(fresh(), "plans")
     assert run.status == 0, run.text
-    assert dict(run.jobs) == {"split": 1, "plan": 1, "plan_report": 1}
+    assert dict(run.jobs) == {"split": 1, "plan": 1, "request": 1, "plan_report": 1}

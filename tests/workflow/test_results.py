@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import anndata
 import h5py
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from example.summarise import summarise
-from tests.workflow.snakemake_runs import snakemake
+from tests.workflow.snakemake_runs import Sample, measured_budget, snakemake
 
 pytestmark = pytest.mark.workflow
 
@@ -75,8 +76,8 @@ def test_summary_says_where_the_results_are(finished):
 
 
 def test_shards_run_at_the_tokens_that_were_measured(finished):
-    measured = json.loads((finished / "resources/token_budget/demo.json").read_text())
-    receipt = json.loads((finished / "results/lambda/embeddings/00000.json").read_text())
+    measured = json.loads(measured_budget(finished).read_text())
+    receipt = json.loads(next(Sample(finished, "lambda").embeddings.glob("*.json")).read_text())
     assert receipt["tokens_per_step"] == measured["tokens_per_step"]
 
 
@@ -114,12 +115,18 @@ def test_windows_residues_and_scores_and_then_less(fresh):
     assert run.status == 0, run.text
     assert {"embed", "merge"} <= set(run.jobs)
     assert {path.name for path in results.iterdir() if path.name[0] in "er"} == {
-        *("embeddings", "embeddings.h5ad", "records.parquet", "report")
+        *("embeddings", "embeddings.h5ad", "report", "requests")
     }
-    assert list(results.glob("embeddings/*.residues.npy")) == []
     again = anndata.read_h5ad(results / "embeddings.h5ad")
     assert np.array_equal(again.X, data.X)
     assert "pseudo_perplexity" not in again.obs
+
+
+def embedding_of(workdir, workflow):
+    """Plan the sample `a`, and give the array that its only shard will have."""
+    assert snakemake(workdir, "plans", workflow=workflow).status == 0
+    text = snakemake(workdir, "--dry-run", workflow=workflow).text
+    return re.search(r"results/a/embeddings/\w+/[\w-]+\.npy", text)[0]
 
 
 @pytest.mark.fault(16)
@@ -130,7 +137,7 @@ def test_failed_embed_is_tried_again_at_last_with_fewer_tokens(fresh, own_workfl
     stand_in = "'echo {resources.token_budget} >> attempts; [ {resources.token_budget} -le 100 ]"
     rule.write_text(f"{head}{shell}        {stand_in} && touch {{output}}'\n")
     workdir = fresh(config="plan: {token_budget: 400, max_sequence_length: 98}")
-    target = "results/a/embeddings/00000.npy"
+    target = embedding_of(workdir, own_workflow)
     run = snakemake(workdir, target, workflow=own_workflow)
     assert run.status == 0, run.text
     assert (workdir / "attempts").read_text().split() == ["400", "400", "200", "100"]
@@ -160,7 +167,7 @@ def test_job_that_was_killed_for_memory_is_tried_again_with_more(fresh, own_work
     stand_in = "'echo {resources.mem_mb} >> attempts; [ $(wc -l < attempts) -ge 3 ] || kill -9 $$;"
     rule.write_text(f"{head}{shell}        {stand_in} touch {{output}}'\n")
     workdir = fresh()
-    run = snakemake(workdir, "results/a/embeddings/00000.npy", workflow=own_workflow)
+    run = snakemake(workdir, embedding_of(workdir, own_workflow), workflow=own_workflow)
     assert run.status == 0, run.text
     first, second, third = map(int, (workdir / "attempts").read_text().split())
     assert first < second < third

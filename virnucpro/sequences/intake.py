@@ -27,6 +27,7 @@ from virnucpro.sequences.spool import PartitionSpool, RecordSpool
 __all__ = ["Intake", "Limits", "quarantine_reason"]
 
 _SHOWN = 60  # characters of a header in a quarantine detail
+_SHORTEST_ID = 4  # that is recognised in place of its sequence; one residue may be named for itself
 _SENTENCE = 20  # a word of this many capital letters is taken for residues, not for a name
 
 
@@ -243,7 +244,7 @@ def is_its_id(record: Record) -> bool:
             and not record.residues
             and (found in (record.id[:SHOWN], header[:SHOWN]))
         )
-    if len(record.residues) != len(record.id):
+    if len(record.residues) != len(record.id) or len(record.id) < _SHORTEST_ID:
         return False
     return record.residues == record.id.encode("utf-8", "replace")
 

@@ -1,3 +1,26 @@
+# Takes away the results of another request once all that the new ones need is there.
+rule request:
+    input:
+        parts=requested_parts,
+        budget=requested_budget,
+    output:
+        "results/{scope}/requests/{kind}-{request}.json",
+    log:
+        "logs/requests/{scope}/{kind}-{request}.log",
+    wildcard_constraints:
+        scope=r"_all|[A-Za-z0-9][A-Za-z0-9._-]*",
+        kind="|".join(RESULTS),
+        request=r"[0-9a-f]{12}(?:-\d+)?",
+    localrule: True
+    conda:
+        "../../envs/virnucpro.yaml"
+    params:
+        embeddings=embeddings_option,
+        earlier=earlier_results,
+    shell:
+        "virnucpro withdraw --request {output:q} {params.embeddings:q} -- {params.earlier:q} 2> {log:q}"
+
+
 # The command line takes the folders and learns the shards from the manifest; the rule names every
 # file, so that it waits for each and runs again when one changes.
 rule merge:

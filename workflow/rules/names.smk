@@ -217,6 +217,55 @@ EMBEDDINGS = f"results/{{sample}}/embeddings/{EMBED_ID}/{{shard}}"
 SPLIT_IDS = {sample: name_split(sample) for sample in SAMPLES}
 
 
+# ---- what earlier inputs and configurations have left -------------------------------------------
+
+
+def superseded():
+    """Return the intermediates that no run of the present input and configuration needs."""
+    found = []
+    for sample in SAMPLES:
+        folder = Path("results", sample)
+        for kind, kept in (
+            ("split", SPLIT_IDS[sample]),
+            ("plan", PLAN_ID),
+            ("embeddings", EMBED_ID),
+        ):
+            found += [
+                path for path in sorted(folder.glob(f"{kind}/*")) if path.name != kept
+            ]
+    found += [
+        path
+        for path in sorted(Path("resources/models").glob("*"))
+        if path.stem != MODEL
+    ]
+    found += [
+        path
+        for path in sorted(Path("resources/token_budget").glob("*"))
+        if str(path) != TOKEN_BUDGET
+    ]
+    return list(map(str, found))
+
+
+def shards_of_earlier_splits(sample):
+    """Return plans and embeddings, under the present ids, of shards that a sample has no more."""
+    place = SPLIT.format(sample=sample, split=SPLIT_IDS[sample])
+    split = read_sealed(f"{place}/shards/manifest.json")
+    if (
+        split is None
+    ):  # to be split: what it will have in common with earlier ones is not known
+        return []
+    names = {shard["name"] for shard in split["shards"]}
+    folders = {
+        Path(each.format(sample=sample, shard="")).parent for each in (PLAN, EMBEDDINGS)
+    }
+    return [
+        path
+        for folder in sorted(folders)
+        for path in sorted(folder.glob("*"))
+        if path.name.removeprefix(".").partition(".")[0] not in names
+    ]
+
+
 wildcard_constraints:
     sample=r"[A-Za-z0-9][A-Za-z0-9._-]*",
     split=r"[0-9a-f]{12}(?:-\d+)?",

@@ -114,8 +114,8 @@ def requested_parts(wildcards):
 
 
 def requested_budget(wildcards):
-    """The token budget, asked for so early that it is measured beside split and not after it."""
-    return [TOKEN_BUDGET] if wildcards.kind == "results" else []
+    """Nothing, once the budget is measured: asked for here, that is done beside split, not after."""
+    return measured_budget(wildcards) if wildcards.kind == "results" else []
 
 
 def earlier_results(wildcards):
@@ -127,25 +127,3 @@ def embeddings_option(wildcards):
     """What embeddings.h5ad will say of itself, as an option of `withdraw`."""
     is_sample = wildcards.kind == "results"
     return f"--embeddings={embeddings_id(wildcards.scope) if is_sample else ''}"
-
-
-rule request:
-    input:
-        parts=requested_parts,
-        budget=requested_budget,
-    output:
-        "results/{scope}/requests/{kind}-{request}.json",
-    log:
-        "logs/requests/{scope}/{kind}-{request}.log",
-    wildcard_constraints:
-        scope=r"_all|[A-Za-z0-9][A-Za-z0-9._-]*",
-        kind="|".join(RESULTS),
-        request=r"[0-9a-f]{12}(?:-\d+)?",
-    localrule: True
-    conda:
-        "../../envs/virnucpro.yaml"
-    params:
-        embeddings=embeddings_option,
-        earlier=earlier_results,
-    shell:
-        "virnucpro withdraw --request {output:q} {params.embeddings:q} -- {params.earlier:q} 2> {log:q}"

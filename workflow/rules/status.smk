@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 from snakemake.jobs import Job
@@ -31,6 +32,11 @@ def describe_run():
             f"embed.pooling is none, and split.shard_tokens {tokens:,}: an array of all residues "
             "of a shard may take hundreds of GB, and a job that is killed computes its shard anew; "
             "5000000 is a good number"
+        )
+    if left := superseded():
+        logger.info(
+            f"  {len(left)} folders and files of earlier inputs or configurations are kept: they are "
+            "used again where these come back; `snakemake --cores 1 prune` removes them"
         )
     for sample in list(SAMPLES)[:LISTED_SAMPLES]:
         logger.info(f"  {sample}: {describe_sample(sample)}")
@@ -156,8 +162,18 @@ def check_all_is_done():
         )
 
 
+def needs_inputs():
+    """Whether jobs are going to run, or a dry run is to tell which: not so for `--unlock` and such."""
+    return not any(
+        word in sys.argv
+        for word in ("--unlock", "--report", "--summary", "--lint", "prune")
+    )
+
+
 if workflow.is_main_process:
     Job.restart_times = property(restart_times)
+    if needs_inputs():
+        check_fastas(config["samples"], SHEET)
     check_weights()
     describe_run()
 
