@@ -27,7 +27,8 @@ def smk(tmp_path, monkeypatch):
         Path(name).write_text(">a\nMK\n")
     path = ROOT / "workflow" / "rules" / "samples.smk"
     names = {}
-    exec(compile(path.read_text(), path, "exec"), names)  # noqa: S102 - a file of this project
+    functions, _, _ = path.read_text().partition("\nSAMPLES = ")
+    exec(compile(functions, path, "exec"), names)  # noqa: S102 - a file of this project
     names["validate"] = lambda data, _schema: jsonschema.validate(data, SCHEMA)
     return names
 
@@ -111,8 +112,8 @@ REFUSED = {
     ),
     "nameless column": ("sample\t\tfasta\na\t\ta.faa\n", ["line 1, column ''", "unknown"]),
     "column twice": ("sample\tfasta\tSample\na\tx\ta\n", ["line 1, column sample", "twice"]),
-    "too few cells": ("sample\tfasta\na\n", ["line 2, column fasta", "expected 2"]),
-    "commas below tabs": ("sample\tfasta\na,a.faa\n", ["line 2, column fasta", "expected 2"]),
+    "too few cells": ("sample\tfasta\na\n", ["line 2, column fasta", "expected 2 cells"]),
+    "commas below tabs": ("sample\tfasta\na,a.faa\n", ["line 2, column fasta", "expected 2 cells"]),
     "too many cells": ("sample\tfasta\na\ta.faa\tred\n", ["line 2", "3 cells", "'red'"]),
     "unquoted comma": ("sample,fasta\na,b,c.faa\n", ["line 2", "3 cells", "'c.faa'"]),
     "empty sample": ("sample\tfasta\na\tx\n\ty\n", ["line 3, column sample", "empty"]),

@@ -243,7 +243,7 @@ def split_line(sheet, number, text, delimiter):
 
 def read_row(sheet, line, cells, columns):
     """Return a row of checked cells."""
-    expected = f"expected {len(columns)}, {' and '.join(columns)}"
+    expected = f"expected {len(columns)} cells, {' and '.join(columns)}"
     if any(cells[len(columns) :]):
         raise refused(
             sheet,
@@ -253,7 +253,7 @@ def read_row(sheet, line, cells, columns):
     values = dict(zip(columns, cells))
     for column in columns:
         if not values.get(column):
-            raise refused(sheet, line, f"is empty or missing; {expected} cells", column)
+            raise refused(sheet, line, f"is empty or missing; {expected}", column)
     row = Row(sheet, line, *(values[column] for column in COLUMNS))
     if not SAMPLE_NAME.fullmatch(row.sample) or len(row.sample) > LONGEST_SAMPLE_NAME:
         raise refused(
