@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import resource
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -61,11 +62,11 @@ class _Formatter(logging.Formatter):
 
 @contextmanager
 def step(name: str) -> Iterator[dict[str, Any]]:
-    """Time a step; where the log is no terminal, end it with one line of JSON.
+    """Time a step; where the log is no terminal, end it with one line of JSON, however it ends.
 
-    The line has ``step``, ``status`` (``done`` or ``failed``), ``seconds``,
-    ``peak_memory_bytes`` (resident memory of the process), ``version`` and ``result``, or
-    ``error`` in place of the last.
+    The line has ``step``, ``status`` (``done``, ``failed``, or ``interrupted`` by a signal),
+    ``seconds``, ``peak_memory_bytes`` (resident memory of the process), ``version`` and ``result``,
+    or ``error`` in place of the last.
 
     Args:
         name: of the step, as on the command line.
@@ -77,11 +78,29 @@ def step(name: str) -> Iterator[dict[str, Any]]:
     result: dict[str, Any] = {}
     try:
         yield result
-    except (VirnucproError, OSError) as error:
-        what, _, _ = str(error).partition("\n  hint: ")
-        _say(name, "failed", begun, error=what)
+    except BaseException as error:
+        if isinstance(error, SystemExit) and error.code in (None, 0):
+            _say(name, "done", begun, result=result)
+        else:
+            status, what = _describe(error)
+            _say(name, status, begun, error=what)
         raise
     _say(name, "done", begun, result=result)
+
+
+def _describe(error: BaseException) -> tuple[str, str]:
+    """Return the status and the ``error`` of a step that ended by an exception."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", signal.SIGINT.name
+    if isinstance(error, SystemExit):
+        if error.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+            return "interrupted", signal.Signals(int(error.code) - 128).name
+        return "failed", error.code if isinstance(error.code, str) else f"exit status {error.code}"
+    text = str(error).partition("\n  hint: ")[0]
+    if isinstance(error, VirnucproError | OSError) and text:
+        return "failed", text
+    kind = type(error).__name__
+    return "failed", f"{kind}: {text}" if text else kind
 
 
 def _say(name: str, status: str, begun: float, **rest: Any) -> None:
@@ -95,4 +114,4 @@ def _say(name: str, status: str, begun: float, **rest: Any) -> None:
         "version": __version__,
         **rest,
     }
-    logger.info(json.dumps(line, ensure_ascii=False), extra={"for_machines": True})
+    logger.info(json.dumps(line, ensure_ascii=False, default=str), extra={"for_machines": True})

@@ -151,7 +151,10 @@ CONFIG = {
 BERT = {"model_type": "bert", "architectures": ["BertModel"]}
 ESM1B = CONFIG | {"position_embedding_type": "absolute", "emb_layer_norm_before": True}
 FOLDERS = {
-    "BERT": ({"config.json": BERT, "model.safetensors": b""}, "model_type is 'bert', not 'esm'"),
+    "BERT": (
+        {"config.json": BERT, "model.safetensors": b""},
+        "model_type is 'bert', not 'esm' (architectures: ['BertModel'])",
+    ),
     "ESM-1b": ({"config.json": ESM1B, "model.safetensors": b""}, "not ESM-2 but ESM-1b or ESM-1v"),
     "no model_type": ({"config.json": {}, "model.safetensors": b""}, "model_type is None"),
     "TensorFlow": (
