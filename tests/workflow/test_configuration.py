@@ -71,19 +71,6 @@ def test_dry_run_says_what_is_asked_for_and_how_far_it_is(fresh, finished):
     assert "awkward: 11 records in 1 shard(s), 1 embedded, merged" in text
 
 
-SHEETS = {
-    "sample as a path": ("sample\tfasta\n../up\ta.faa\n", "../up"),
-    "sample as a command": ("sample\tfasta\n$(touch pwned)\ta.faa\n", "$(touch pwned)"),
-    "sample as an option": ("sample\tfasta\n-n\ta.faa\n", "line 2"),
-    "empty sample": ("sample\tfasta\na\ta.faa\n\ta.faa\n", "line 3"),
-    "unknown column": ("sample\tfasta\tcolour\na\ta.faa\tred\n", "colour"),
-    "missing column": ("sample\na\n", "fasta"),
-    "row with too few fields": ("sample\tfasta\na\n", "line 2"),
-    "wildcard in a path": ("sample\tfasta\na\t{sample}.faa\n", "{sample}.faa"),
-    "no rows": ("sample\tfasta\n", "rows"),
-}
-
-
 @pytest.mark.parametrize(
     ("config", "warned"),
     [
@@ -95,18 +82,6 @@ SHEETS = {
 def test_residues_of_large_shards_are_warned_of(fresh, config, warned):
     text = snakemake(fresh(config=config), "--dry-run").text
     assert ("an array of all residues of a shard may take hundreds of GB" in text) == warned
-
-
-@pytest.mark.fault(35)
-@pytest.mark.parametrize("case", SHEETS)
-def test_wrong_sheet_is_refused_with_the_place(case, fresh):
-    sheet, named = SHEETS[case]
-    workdir = fresh(sheet=sheet)
-    run = snakemake(workdir, "--dry-run")
-    assert run.status == 1
-    assert named in run.text
-    assert "samples.tsv" in run.text
-    assert not list(workdir.rglob("pwned"))
 
 
 def test_config_file_may_be_left_out(fresh):

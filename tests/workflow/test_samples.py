@@ -119,7 +119,10 @@ REFUSED = {
     "empty sample": ("sample\tfasta\na\tx\n\ty\n", ["line 3, column sample", "empty"]),
     "empty path": ("sample,fasta\na,\n", ["line 2, column fasta", "empty"]),
     "path as a sample": ("sample\tfasta\n../up\tx\n", ["line 2, column sample", "'../up'"]),
-    "command as a sample": ("sample\tfasta\n$(x)\tx\n", ["line 2, column sample", "'$(x)'"]),
+    "command as a sample": (
+        "sample\tfasta\n$(touch pwned)\tx\n",
+        ["line 2, column sample", "'$(touch pwned)'"],
+    ),
     "option as a sample": ("sample\tfasta\n-n\tx\n", ["line 2, column sample", "'-n'"]),
     "other letters in a sample": ("sample\tfasta\né\tx\n", ["line 2, column sample", "'é'"]),
     "space in a sample": ("sample\tfasta\na b\tx\n", ["line 2, column sample", "'a b'"]),
@@ -248,11 +251,16 @@ def test_a_long_list_of_missing_files_has_an_end(smk):
 
 
 @pytest.mark.workflow
-@pytest.mark.parametrize("case", ["too few cells", "header only", "file twice", "open quote"])
+@pytest.mark.fault(35)
+@pytest.mark.parametrize(
+    "case", ["command as a sample", "braces", "header only", "too few cells", "file twice"]
+)
 def test_sentence_reaches_the_terminal_of_a_dry_run(case, fresh):
     content, named = REFUSED[case]
-    run = snakemake(fresh(sheet=content), "--dry-run")
+    workdir = fresh(sheet=content)
+    run = snakemake(workdir, "--dry-run")
     assert run.status == 1
+    assert not list(workdir.rglob("pwned"))
     assert [part for part in [SHEET, *named] if part not in run.text] == []
     assert "Traceback" not in run.text
     assert "schema" not in run.text

@@ -42,7 +42,7 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
 )
 _ZIP = b"PK\x03\x04"
 _HEAD = 512
-_SHORTEST_TEXT = 8
+_SHORTEST_TEXT = 4
 _TAR = slice(257, 262)
 _LENGTH = slice(0, 8)  # of a safetensors file's header, which is JSON and comes next
 

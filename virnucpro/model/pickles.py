@@ -94,4 +94,6 @@ def _reason(error: Exception) -> str:
     """Return one sentence of an error, of which nothing advises to load the file without care."""
     inner = re.search(r"WeightsUnpickler error: (.+)", str(error))
     line = inner[1] if inner else (str(error) or type(error).__name__).splitlines()[0]
-    return type(error).__name__ if _ADVICE.search(line) else line.split(". ")[0][:160]
+    if _ADVICE.search(line) or isinstance(error, KeyError):  # a KeyError's text is a bare key
+        return type(error).__name__
+    return line.split(". ")[0][:160]

@@ -99,6 +99,7 @@ FILES = {
     "JSON": (data(b'{"message": "Not Found"}'), "JSON"),
     "a Git LFS pointer": (data(LFS), "a Git LFS pointer"),
     "text": (data(b"404: Not Found\n"), "text ('404: Not Found"),
+    "a word": (data(b"junk\n"), "text ('junk"),
     "FASTA": (data(b">a\nMKVLA\n"), "a FASTA file"),
     "gzip": (data(b"\x1f\x8b\x08\0" + bytes(20)), "compressed with gzip"),
     "tar": (data(b"a".ljust(257, b"\0") + b"ustar\0" + bytes(300)), "a tar archive"),
@@ -111,6 +112,7 @@ FILES = {
 }
 
 
+@pytest.mark.fault(37)
 @pytest.mark.parametrize("case", FILES)
 def test_file_that_is_no_model_is_named_for_what_it_is(case, tmp_path, recwarn):
     write, found = FILES[case]
@@ -192,6 +194,7 @@ FOLDERS = {
 }
 
 
+@pytest.mark.fault(37)
 @pytest.mark.parametrize("case", FOLDERS)
 def test_folder_that_is_no_model_is_named_for_what_it_is(case, tmp_path):
     files, found = FOLDERS[case]
