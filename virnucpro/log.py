@@ -62,11 +62,12 @@ class _Formatter(logging.Formatter):
 
 @contextmanager
 def step(name: str) -> Iterator[dict[str, Any]]:
-    """Time a step; where the log is no terminal, end it with one line of JSON.
+    """Time a step; where the log is no terminal, end it with one line of JSON, however it ends.
 
-    The line has ``step``, ``status`` (``done``, ``failed`` or ``interrupted``), ``seconds``,
-    ``peak_memory_bytes`` (resident memory of the process), ``version`` and ``result``, or in place
-    of the last ``error`` and ``exit_status``: 2 for bad input, which fails again if it is repeated.
+    The line has ``step``, ``status`` (``done``, ``failed``, or ``interrupted`` by a signal),
+    ``seconds``, ``peak_memory_bytes`` (resident memory of the process), ``version`` and ``result``,
+    or in place of the last ``error`` and ``exit_status``: 2 for bad input or configuration, which
+    fails again if it is repeated.
 
     Args:
         name: of the step, as on the command line.
@@ -79,21 +80,37 @@ def step(name: str) -> Iterator[dict[str, Any]]:
     try:
         yield result
     except BaseException as error:
-        status, code = _ending(error)
-        what = str(error).partition("\n  hint: ")[0] or type(error).__name__
-        _say(name, status, begun, error=what, exit_status=code)
+        if isinstance(error, SystemExit) and error.code in (None, 0):
+            _say(name, "done", begun, result=result)
+        else:
+            status, what = _describe(error)
+            _say(name, status, begun, error=what, exit_status=_exit_status(error))
         raise
     _say(name, "done", begun, result=result)
 
 
-def _ending(error: BaseException) -> tuple[str, int]:
-    """Return how a command ends for an error: what it is called, and its exit status."""
+def _describe(error: BaseException) -> tuple[str, str]:
+    """Return the status and the ``error`` of a step that ended by an exception."""
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted", 128 + signal.SIGINT
+        return "interrupted", signal.SIGINT.name
     if isinstance(error, SystemExit):
-        code = error.code if isinstance(error.code, int) else 1
-        return ("interrupted" if code > 128 else "failed"), code
-    return "failed", error.exit_code if isinstance(error, VirnucproError) else 1
+        if error.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+            return "interrupted", signal.Signals(int(error.code) - 128).name
+        return "failed", error.code if isinstance(error.code, str) else f"exit status {error.code}"
+    text = str(error).partition("\n  hint: ")[0]
+    if isinstance(error, VirnucproError | OSError) and text:
+        return "failed", text
+    kind = type(error).__name__
+    return "failed", f"{kind}: {text}" if text else kind
+
+
+def _exit_status(error: BaseException) -> int:
+    """Return the exit status of a command that ends by an exception."""
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    return error.exit_code if isinstance(error, VirnucproError) else 1
 
 
 def _say(name: str, status: str, begun: float, **rest: Any) -> None:
@@ -107,4 +124,4 @@ def _say(name: str, status: str, begun: float, **rest: Any) -> None:
         "version": __version__,
         **rest,
     }
-    logger.info(json.dumps(line, ensure_ascii=False), extra={"for_machines": True})
+    logger.info(json.dumps(line, ensure_ascii=False, default=str), extra={"for_machines": True})

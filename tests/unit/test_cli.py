@@ -168,6 +168,90 @@ def test_out_of_memory_is_a_sentence_and_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == ["giant.faa"]
 
 
+ENDINGS = {
+    "RuntimeError": (
+        "RuntimeError('CUDA error: no kernel image\\nCompile with TORCH_USE_CUDA_DSA')",
+        *(1, "error: RuntimeError: CUDA error: no kernel image\n  hint: "),
+    ),
+    "ImportError": ("ImportError('libcudart.so.12: cannot open')", 1, "error: ImportError: libc"),
+    "MemoryError": ("MemoryError('Unable to allocate')", 1, "error: out of memory Unable to"),
+    "OSError": ("OSError(5, 'Input/output error', 'x')", 1, "error: [Errno 5] Input/output"),
+    "EOFError": ("EOFError('no end-of-stream marker')", 1, "error: a file ends too early no end-"),
+    "InputError": ("InputError('is a folder', path='x')", 2, "error: x: is a folder\n"),
+    "DataError": ("DataError('is missing', path='x')", 1, "error: x: is missing\n"),
+    "KeyboardInterrupt": ("KeyboardInterrupt()", 130, "interrupted\n"),
+    "SystemExit": ("SystemExit(143)", 143, ""),
+}
+# Another body in place of a command's own, whose imports take seconds.
+ENDED = """
+import sys
+from virnucpro.cli import main, model
+from virnucpro.cli.options import step
+from virnucpro.errors import DataError, InputError
+def end(**_options):
+    raise {error}
+model.model_verify.callback = step("model verify")(end)
+sys.argv = ["virnucpro", {options} "model", "verify", "w"]
+main()
+"""
+
+
+def ended(error, options=""):
+    program = ENDED.format(error=error, options=options)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("case", ENDINGS)
+def test_every_error_that_a_user_can_meet_is_a_status_and_a_sentence(case):
+    error, status, said = ENDINGS[case]
+    done = ended(error)
+    assert done.returncode == status, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "TORCH_USE_CUDA_DSA" not in done.stderr.partition("\nerror: ")[2]
+    line = json.loads(done.stderr.splitlines()[0])
+    assert line["status"] == ("interrupted" if status > 2 else "failed")
+
+
+def test_details_of_a_library_s_error_are_there_for_those_who_ask():
+    done = ended("RuntimeError('CUDA error')", '"--verbose",')
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_a_mistake_of_the_program_keeps_its_traceback():
+    done = ended("TypeError('a bug')")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_ctrl_c_ends_with_130_and_leaves_nothing(tmp_path):
+    os.mkfifo(tmp_path / "slow.fasta")
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "virnucpro", "split", tmp_path / "slow.fasta"),
+            *("--sample", "s", "--shards", tmp_path / "out" / "shards"),
+            *("--records", tmp_path / "out" / "records.parquet"),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    writer = os.open(tmp_path / "slow.fasta", os.O_WRONLY)  # waits for the reader
+    try:
+        os.write(writer, b">a\nMKV\n" * 1000)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    finally:
+        os.close(writer)
+        process.kill()
+    assert process.returncode == 130
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert (os.listdir(tmp_path / "out") if (tmp_path / "out").exists() else []) == []
+
+
 CLOSED = {
     "closed": ">&-",
     "a full disk": "> /dev/full",

@@ -1,6 +1,7 @@
 import io
 import json
 import logging
+from pathlib import PurePath
 
 import pytest
 
@@ -85,6 +86,51 @@ def test_every_ending_has_its_line(monkeypatch, error, status, code):
     line = json.loads(stream.getvalue().splitlines()[-1])
     assert (line["status"], line["exit_status"]) == (status, code)
     assert line["error"]
+
+
+@pytest.mark.parametrize(
+    ("ending", "status", "error"),
+    [
+        (DataError("is missing", path="x.npy", hint="look"), "failed", "x.npy: is missing"),
+        (OSError(5, "Input/output error", "x"), "failed", "[Errno 5] Input/output error: 'x'"),
+        (MemoryError(), "failed", "MemoryError"),
+        (MemoryError("Unable to allocate"), "failed", "MemoryError: Unable to allocate"),
+        (RuntimeError("CUDA error: illegal"), "failed", "RuntimeError: CUDA error: illegal"),
+        (KeyError("a"), "failed", "KeyError: 'a'"),
+        (SystemExit(3), "failed", "exit status 3"),
+        (SystemExit("text"), "failed", "text"),
+        (SystemExit(143), "interrupted", "SIGTERM"),
+        (SystemExit(130), "interrupted", "SIGINT"),
+        (KeyboardInterrupt(), "interrupted", "SIGINT"),
+        (GeneratorExit(), "failed", "GeneratorExit"),
+    ],
+    ids=repr,
+)
+def test_every_ending_of_a_step_is_one_line_for_machines(monkeypatch, ending, status, error):
+    stream = configured(monkeypatch, io.StringIO())
+    with pytest.raises(type(ending)) as caught, log.step("embed"):
+        raise ending
+    assert caught.value is ending
+    (line,) = map(json.loads, stream.getvalue().splitlines())
+    assert (line["step"], line["status"], line["error"]) == ("embed", status, error)
+    assert "result" not in line
+
+
+@pytest.mark.parametrize("status", [None, 0])
+def test_a_step_that_ends_the_program_well_is_done(monkeypatch, status):
+    stream = configured(monkeypatch, io.StringIO())
+    with pytest.raises(SystemExit), log.step("embed") as result:
+        result["steps"] = 3
+        raise SystemExit(status)
+    line = json.loads(stream.getvalue())
+    assert (line["status"], line["result"]) == ("done", {"steps": 3})
+
+
+def test_an_unprintable_result_does_not_take_the_line_away(monkeypatch):
+    stream = configured(monkeypatch, io.StringIO())
+    with log.step("embed") as result:
+        result["path"] = PurePath("a") / "b"
+    assert json.loads(stream.getvalue())["result"] == {"path": "a/b"}
 
 
 @pytest.mark.parametrize(("stream", "verbosity"), [(Terminal, 0), (io.StringIO, -1)])

@@ -3,11 +3,13 @@
 The commands stand in the order of the data's way, a module a step; what several of them share is in
 `options`. What uses torch is imported inside the command: a GPU is claimed before that (`device`).
 They print to standard error (`model list` to standard output), and end with 0 (done), 1 (failed), 2
-(bad input or usage), or 143 (ended by SIGTERM).
+(bad input or usage), 130 (interrupted, Ctrl-C) or 143 (ended by SIGTERM).
 """
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import signal
 import sys
@@ -22,6 +24,8 @@ from virnucpro.cli.options import InOrder
 from virnucpro.errors import VirnucproError
 
 __all__ = ["cli", "main"]
+
+logger = logging.getLogger(__name__)
 
 
 @click.group(
@@ -87,14 +91,44 @@ def main() -> None:
     _open_streams()
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        cli(prog_name="virnucpro")
+        # Not standalone: click would make exit status 1 of an interruption.
+        sys.exit(cli(prog_name="virnucpro", standalone_mode=False))
+    except (click.Abort, KeyboardInterrupt) as error:
+        _end_interrupted(error)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
     except VirnucproError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:
-        click.echo(f"error: {error}", err=True)
+        if error.errno != errno.EPIPE:  # a reader that has gone wants no sentence
+            click.echo(f"error: {error}", err=True)
         _drop_output()
         sys.exit(1)
     except MemoryError as error:
         click.echo(f"error: out of memory {error}".rstrip(), err=True)
         sys.exit(1)
+    except (RuntimeError, ImportError) as error:
+        _end_by_library(error)
+
+
+def _end_interrupted(error: BaseException) -> NoReturn:
+    """End after Ctrl-C; click makes the same of a file that ends too early."""
+    if isinstance(error.__cause__, EOFError):
+        click.echo(f"error: a file ends too early {error.__cause__}".rstrip(), err=True)
+        sys.exit(1)
+    click.echo("interrupted", err=True)
+    sys.exit(128 + signal.SIGINT)
+
+
+def _end_by_library(error: Exception) -> NoReturn:
+    """End after an error of torch, of CUDA's driver, or of a package that cannot be imported.
+
+    What went wrong is in its first line; torch puts advice on debugging into the others.
+    """
+    logger.debug("details", exc_info=error)
+    first, *_ = str(error).strip().splitlines() or [""]
+    click.echo(f"error: {type(error).__name__}: {first}", err=True)
+    click.echo("  hint: `virnucpro --verbose` with the same command logs the details", err=True)
+    sys.exit(1)

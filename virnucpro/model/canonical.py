@@ -78,7 +78,8 @@ def canonical_state(
     frequencies = [tensors.pop(name) for name in list(tensors) if name.endswith("inv_freq")]
     tied = tensors.pop("lm_head.weight", None)
     if problems := tensor_problems(config, tensors):
-        raise InputError(f"is not {config.name}: {'; '.join(problems)}", path=path)
+        shape = f"{config.layers} layers, dimension {config.dim}"
+        raise InputError(f"is not an ESM-2 of {shape}: {'; '.join(problems)}", path=path)
     if tied is not None and not torch.equal(tied, tensors["embed_tokens.weight"]):
         raise InputError("lm_head.weight is not embed_tokens.weight: not an ESM-2 model", path=path)
     if frequencies:

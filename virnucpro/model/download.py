@@ -13,7 +13,6 @@ import http.client
 import logging
 import os
 import shutil
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -74,7 +73,7 @@ def _is_passing(error: Exception) -> bool:
 
 def _try(address: str, target: Path, check: Callable[[Path], object]) -> None:
     with _open(address) as response:
-        size = int(response.headers.get("Content-Length") or 0)
+        size = _size(response)
         version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
         part = _part(target, f"{address} {version} {size}")
         with part.open("ab") as handle:
@@ -98,6 +97,12 @@ def _is_at(path: Path, handle: IO[bytes]) -> bool:
         return os.path.samestat(os.fstat(handle.fileno()), path.stat())
     except FileNotFoundError:
         return False
+
+
+def _size(response: http.client.HTTPResponse) -> int:
+    """Return the bytes that are to come, 0 where the server does not say how many."""
+    stated = response.headers.get("Content-Length") or ""
+    return int(stated) if stated.isascii() and stated.isdigit() else 0
 
 
 def _part(target: Path, version: str) -> Path:
@@ -142,14 +147,16 @@ def _receive(
 
 def _copy(response: http.client.HTTPResponse, handle: IO[bytes], size: int) -> None:
     done = handle.seek(0, os.SEEK_END)
-    progress = Progress(size or sys.maxsize, "bytes", done=done)
+    progress = Progress(size or None, "bytes", done=done)
     try:
         while block := response.read(_BLOCK):
             done += handle.write(block)
             progress.step(len(block))
     finally:
         progress.close()
-    if size and done != size:
+    if not size:
+        logger.info("%s bytes received; the server did not say how many there are", f"{done:,}")
+    elif done != size:
         raise http.client.IncompleteRead(b"", size - done)
 
 

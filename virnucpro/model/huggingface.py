@@ -18,10 +18,15 @@ from torch import Tensor
 from virnucpro.errors import InputError
 from virnucpro.files import sha256_of
 from virnucpro.model.canonical import canonical_state, make_config
-from virnucpro.model.config import VOCABULARY_SIZE, ModelConfig
+from virnucpro.model.config import VOCABULARY_SIZE, ModelConfig, list_names
+from virnucpro.model.foreign import describe_content, refuse_foreign
 from virnucpro.model.pickles import load_tensors_only
 
 __all__ = ["HuggingFaceSource"]
+
+_EXPECTED = "an ESM-2 model is expected, as facebook/esm2_t33_650M_UR50D on the Hugging Face hub"
+# Endings of weights of TensorFlow, Flax, ONNX, llama.cpp and others.
+_OTHER_WEIGHTS = {".h5", ".msgpack", ".onnx", ".gguf", ".ot", ".ckpt", ".index"}
 
 # What makes an Esm model ESM-2. A value that config.json leaves out is EsmConfig's default.
 _ESM2 = {
@@ -118,17 +123,39 @@ class HuggingFaceSource:
 def _weight_files(folder: Path) -> tuple[Path, ...]:
     """Find the files of weights, in the order in which transformers prefers them."""
     if not (folder / "config.json").is_file():
-        raise InputError("has no config.json: not a model in the Hugging Face layout", path=folder)
+        raise _no_model(folder)
     for name in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{name}.index.json"
         if (folder / name).is_file():
             return (folder / name,)
         if index.is_file():
             return _indexed_files(index)
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in _OTHER_WEIGHTS)
+    found = f" that can be read, only {list_names(others)}" if others else ""
     raise InputError(
-        "holds no weights",
+        f"holds no weights{found}",
         path=folder,
-        hint="model.safetensors, pytorch_model.bin, or either with its index and shards",
+        hint="model.safetensors, pytorch_model.bin, or either with its index and shards, is "
+        "expected" + ("; those found are of another library" if others else ""),
+    )
+
+
+def _no_model(folder: Path) -> InputError:
+    """Say what a folder without config.json holds, and what might have been meant."""
+    names = sorted(path.name for path in folder.iterdir())
+    published = [name for name in names if name.endswith((".pt", ".pth"))]
+    snapshots = sorted((folder / "snapshots").glob("*/config.json"))
+    inner = sorted(folder.glob("*/config.json"))
+    hint = "a model in the Hugging Face layout has config.json beside its weights"
+    if published:
+        hint = f"for the .pt file give its own path, {folder / published[0]}"
+    elif snapshots or inner:
+        hint = f"did you mean {(snapshots or inner)[0].parent}?"
+    found = list_names(names) if names else "nothing"
+    return InputError(
+        f"has no config.json, and so is not a model in the Hugging Face layout (found: {found})",
+        path=folder,
+        hint=hint,
     )
 
 
@@ -149,6 +176,13 @@ def _indexed_files(index: Path) -> tuple[Path, ...]:
 def _read_config(path: Path, name: str) -> ModelConfig:
     """Read the model's shape, and check that it computes what ESM-2 computes."""
     values = _DEFAULTS | _read_json_object(path)
+    if values.get("model_type") != _ESM2["model_type"]:
+        raise InputError(
+            f"is not ESM-2: model_type is {values.get('model_type')!r}, not 'esm' "
+            f"(architectures: {values.get('architectures')!r})",
+            path=path,
+            hint=_EXPECTED,
+        )
     layers, dim = values["num_hidden_layers"], values["hidden_size"]
     config = make_config(name, layers, dim, values["num_attention_heads"], path)
     expected = _ESM2 | {"intermediate_size": 4 * config.dim}
@@ -158,7 +192,9 @@ def _read_config(path: Path, name: str) -> ModelConfig:
         if (values.get(key) or False) != value
     ]
     if different:
-        raise InputError(f"is not ESM-2: {'; '.join(different)}", path=path)
+        older = values["position_embedding_type"] == "absolute"
+        named = " but ESM-1b or ESM-1v, with learned positions" if older else ""
+        raise InputError(f"is not ESM-2{named}: {'; '.join(different)}", path=path, hint=_EXPECTED)
     return config
 
 
@@ -166,14 +202,15 @@ def _read_weights(path: Path) -> dict[str, object]:
     if path.suffix == ".bin":
         state = load_tensors_only(path)
         if not isinstance(state, dict):
-            raise InputError("does not hold a state dict", path=path)
+            raise InputError(f"holds {describe_content(state)}, not a state dict", path=path)
         return {str(name): tensor for name, tensor in state.items()}
     try:
         with safe_open(path, framework="pt") as handle:
             return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
     except SafetensorError as error:
+        refuse_foreign(path, "a safetensors file")
         raise InputError(
-            f"is not a whole safetensors file ({error})", path=path, hint="download it again"
+            f"is not a complete safetensors file ({error})", path=path, hint="download it again"
         ) from error
 
 
@@ -190,7 +227,8 @@ def _unused(name: str) -> bool:
 def _read_json_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
+        refuse_foreign(path, "JSON")
         raise InputError(f"is not JSON ({error})", path=path) from error
     if not isinstance(value, dict):
         raise InputError("is not a JSON object", path=path)

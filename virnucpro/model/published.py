@@ -17,9 +17,16 @@ from virnucpro.errors import InputError
 from virnucpro.files import sha256_of
 from virnucpro.model.canonical import canonical_state, make_config
 from virnucpro.model.config import ModelConfig
+from virnucpro.model.foreign import describe_content
 from virnucpro.model.pickles import load_tensors_only
 
 __all__ = ["PublishedSource", "read_published"]
+
+
+_EXPECTED = (
+    "an ESM-2 .pt of fair-esm (cfg and model) is expected, or a folder in the Hugging Face layout; "
+    "ESM-1, ESM-1b, ESM-1v and MSA Transformer are not ESM-2"
+)
 
 
 class PublishedSource:
@@ -55,6 +62,13 @@ def read_published(path: Path, name: str) -> tuple[ModelConfig, dict[str, Tensor
         InputError: the file is damaged, would run code, or does not hold an ESM-2 model.
     """
     content = load_tensors_only(path, [argparse.Namespace])
+    if not (isinstance(content, dict) and isinstance(content.get("cfg"), dict)):
+        raise InputError(
+            f"holds {describe_content(content)}, and is not in the structure of fair-esm's ESM-2 "
+            "files (no cfg)",
+            path=path,
+            hint=_EXPECTED,
+        )
     try:
         cfg = vars(content["cfg"]["model"])
         state = dict(content["model"])
@@ -62,9 +76,10 @@ def read_published(path: Path, name: str) -> tuple[ModelConfig, dict[str, Tensor
         heads, token_dropout = cfg["encoder_attention_heads"], cfg["token_dropout"]
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"is not in the structure of fair-esm's ESM-2 files ({type(error).__name__}: {error})",
+            f"holds {describe_content(content)}, and is not in the structure of fair-esm's ESM-2 "
+            f"files ({type(error).__name__}: {error})",
             path=path,
-            hint="ESM-1, ESM-1b, ESM-1v and MSA Transformer files are not ESM-2",
+            hint=_EXPECTED,
         ) from error
     if token_dropout is not True:
         raise InputError(

@@ -11,6 +11,7 @@ from torch import Tensor
 from virnucpro.errors import InputError
 from virnucpro.model.config import KNOWN_MODELS, ModelConfig
 from virnucpro.model.demo import DemoSource
+from virnucpro.model.foreign import refuse_foreign
 from virnucpro.model.huggingface import HuggingFaceSource
 from virnucpro.model.named import NamedSource
 from virnucpro.model.published import PublishedSource
@@ -67,6 +68,7 @@ def find_source(source: str, download_dir: Path | None = None) -> Source:
 def _unknown(source: str, path: Path) -> InputError:
     """Say what is wrong with a word that means nothing, and what might have been meant."""
     if path.is_file():
+        refuse_foreign(path, "a safetensors file")
         return InputError(
             "a single safetensors file does not say what it holds",
             path=path,

@@ -64,7 +64,7 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         The header's free text, and the tensors, mapped into memory.
 
     Raises:
-        DataError: the file is missing or not a whole safetensors file.
+        DataError: the file is missing or not a complete safetensors file.
     """
     if not path.is_file():
         raise DataError("is missing", path=path)
@@ -73,4 +73,4 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
             return dict(handle.metadata() or {}), tensors
     except SafetensorError as error:
-        raise DataError(f"is not a whole safetensors file ({error})", path=path) from error
+        raise DataError(f"is not a complete safetensors file ({error})", path=path) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -93,15 +94,21 @@ def export(kind: str, h5ad: Path, target: Path) -> None:
 
 def _blocks(source: h5py.File) -> Iterator[tuple[dict[str, Any], npt.NDArray[np.floating[Any]]]]:
     """Yield blocks of rows: the columns of `obs` and the embeddings [n, dim]."""
-    matrix, obs, names = source["X"], source["obs"], _columns(source)
-    for start in range(0, len(matrix), _BLOCK):
+    for rows, columns in _obs_blocks(source):
+        yield columns, source["X"][rows]
+
+
+def _obs_blocks(source: h5py.File) -> Iterator[tuple[slice, dict[str, Any]]]:
+    """Yield blocks of rows: which they are, and the columns of `obs`."""
+    obs, names = source["obs"], _columns(source)
+    for start in range(0, len(source["X"]), _BLOCK):
         rows = slice(start, start + _BLOCK)
         columns = {
             name: obs[name].asstr()[rows] if obs[name].dtype.kind == "O" else obs[name][rows]
             for name in ("_index", *names[1:])
         }
         columns["id"] = columns.pop("_index")
-        yield columns, matrix[rows]
+        yield rows, columns
 
 
 def _columns(source: h5py.File) -> list[str]:
@@ -164,23 +171,44 @@ def _fair_esm(source: h5py.File, temporary: Path, target: Path) -> None:
     layers = [int(layer) for layer in source["uns/virnucpro/layers"][()]]
     matrices = [source["X"], *(source[f"layers/layer_{layer}"] for layer in layers[1:])]
 
+    ambiguous = _ambiguous(label for _, obs in _obs_blocks(source) for label in _labels(obs))
+
     def rows() -> Iterator[tuple[Any, ...]]:
-        start = 0
-        for obs, _ in _blocks(source):
-            block = slice(start, start + len(obs["id"]))
-            start = block.stop
+        for block, obs in _obs_blocks(source):
             means = [matrix[block].astype(np.float32) for matrix in matrices]
-            for index, (name, description) in enumerate(
-                zip(obs["id"], obs["description"], strict=True)
-            ):
-                label = f"{name} {description}".rstrip()
-                file = _file_name(label)
+            for index, label in enumerate(_labels(obs)):
+                file = _file_name(label, plain=_fold(label) not in ambiguous)
                 vectors = {layer: mean[index] for layer, mean in zip(layers, means, strict=True)}
                 _save(temporary / file, label, FAIR_ESM_NAMES[pooling], vectors)
                 yield file, *(obs[column][index] for column in names)
 
     write_table(temporary / "ids.tsv", ("file", *names), rows())
     os.sync()  # once, for a flush a file would take hours
+
+
+def _labels(obs: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the records' header lines. An id may end in white space that is not ASCII's."""
+    for name, description in zip(obs["id"], obs["description"], strict=True):
+        yield f"{name} {description}" if description else name
+
+
+def _fold(label: str) -> str:
+    """Return what labels have in common whose files some file system would take for one.
+
+    Those of macOS and Windows ignore case, and macOS how a letter with accents is written. A folder
+    that is whole here has to stay so where it is copied to.
+    """
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", label).upper().casefold())
+
+
+def _ambiguous(labels: Iterator[str]) -> set[str]:
+    """Return the folded labels that several labels have."""
+    seen: set[str] = set()
+    several: set[str] = set()
+    for label in labels:
+        folded = _fold(label)
+        (several if folded in seen else seen).add(folded)
+    return several
 
 
 def _save(path: Path, label: str, name: str, vectors: dict[int, npt.NDArray[np.float32]]) -> None:
@@ -191,14 +219,18 @@ def _save(path: Path, label: str, name: str, vectors: dict[int, npt.NDArray[np.f
         torch.save({"label": label, name: tensors}, handle)
 
 
-def _file_name(label: str) -> str:
+def _file_name(label: str, *, plain: bool = True) -> str:
     """Name a file after the record's header line, as extract.py does, where that is safe.
 
     Elsewhere a hash takes part in the name, so that two labels never meet in one file.
+
+    Args:
+        label: the record's header line.
+        plain: whether no other label could be taken for this one (see `_fold`).
     """
     name = label.encode("utf-8", "replace").decode()
     safe = name.isprintable() and not name.startswith(".") and "/" not in name
-    if safe and len(name.encode()) <= _LONGEST_NAME:
+    if plain and safe and len(name.encode()) <= _LONGEST_NAME:
         return f"{name}.pt"
     kept = "".join(letter if letter.isalnum() or letter in "._-|" else "_" for letter in name)
     digest = hashlib.blake2b(label.encode("utf-8", "replace"), digest_size=8).hexdigest()

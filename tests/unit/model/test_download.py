@@ -1,5 +1,6 @@
 """Downloads from a real server on this machine, which breaks off as it is told to."""
 
+import functools
 import http.client
 import http.server
 import random
@@ -24,6 +25,7 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.content, self.tag, self.ranges = CONTENT, '"v1"', True
         self.breaks, self.codes, self.asked = [], [], []
+        self.length = str  # what is said of a body's length; None for nothing
 
     @property
     def address(self):
@@ -46,7 +48,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         body = server.content[begin:]
-        self.send_header("Content-Length", str(len(body)))
+        if self.server.length is not None:
+            self.send_header("Content-Length", self.server.length(len(body)))
         self.send_header("ETag", server.tag)
         self.end_headers()
         limit = server.breaks.pop(0) if server.breaks else len(body)
@@ -213,3 +216,20 @@ def test_download_says_how_far_it_is(server, tmp_path, caplog):
     caplog.set_level("INFO")
     download(server.address, tmp_path / "model.pt", accept)
     assert "3,000,000 bytes in" in caplog.text
+
+
+@pytest.mark.parametrize("length", [None, lambda _size: "unknown", lambda _size: "-1"])
+def test_size_that_the_server_does_not_tell_is_not_invented(
+    server, tmp_path, monkeypatch, caplog, length
+):
+    every_line = functools.partial(module.Progress, interval=0.0)
+    monkeypatch.setattr(module, "Progress", every_line)
+    caplog.set_level("INFO")
+    server.length = length
+    download(server.address, tmp_path / "model.pt", accept)
+    assert (tmp_path / "model.pt").read_bytes() == CONTENT
+    lines = [record.getMessage() for record in caplog.records]
+    assert any(line.startswith("1,048,576 bytes, ") for line in lines), lines
+    assert lines[-1] == "3,000,000 bytes received; the server did not say how many there are"
+    assert "%" not in caplog.text
+    assert "left" not in caplog.text

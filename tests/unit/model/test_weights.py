@@ -422,7 +422,7 @@ def test_truncated_weights_are_found(converted, kept):
     _, weights, receipt = converted
     raw = weights.read_bytes()
     weights.write_bytes(raw[: int(kept * len(raw)) if kept == 0.5 else kept])
-    with pytest.raises(DataError, match="not a whole safetensors file") as caught:
+    with pytest.raises(DataError, match="not a complete safetensors file") as caught:
         load_weights(weights, receipt)
     assert "virnucpro model fetch" in str(caught.value)
 

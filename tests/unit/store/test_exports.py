@@ -1,4 +1,5 @@
 import csv
+import unicodedata
 from pathlib import Path
 
 import anndata
@@ -135,6 +136,47 @@ def test_awkward_ids_become_safe_names_and_the_table_says_which(make_sample, tmp
     for row in rows:
         assert torch.load(tmp_path / "pt" / row["file"], weights_only=True)["label"] == row["id"]
     assert not (tmp_path.parent / "up.pt").exists()
+
+
+# Pairs of ids whose files would be one: on any file system where white space at the end is lost,
+# where case is ignored (macOS, Windows), or where é is one letter however it is written (macOS).
+TWINS = [
+    ("p1", "p1\u00a0"),
+    ("p2", "P2"),
+    ("straße", "STRASSE"),
+    ("caf\u00e9", "cafe\u0301"),
+    ("\u212bx", "\u00c5X"),
+    ("end", "end."),
+    ("sp", "sp\u3000"),
+]
+
+
+def test_ids_that_some_file_system_takes_for_one_have_files_of_their_own(make_sample, tmp_path):
+    ids = [name for pair in TWINS for name in pair]
+    letters = "ACDEFGHIKLMNPQ"
+    sample = make_sample([(name, "", f"M{letters[i]}".encode()) for i, name in enumerate(ids)])
+    sample.merge(fair_esm=tmp_path / "pt")
+    merged = anndata.read_h5ad(sample.output)
+    with (tmp_path / "pt" / "ids.tsv").open(newline="") as handle:
+        rows = {row["id"]: row["file"] for row in csv.DictReader(handle, delimiter="\t")}
+    assert list(rows) == ids
+    folded = {unicodedata.normalize("NFKD", file).casefold() for file in rows.values()}
+    assert len(folded) == len(ids)
+    assert not any(Path(file).stem.endswith((" ", "\u00a0", "\u3000")) for file in rows.values())
+    for name, vector in zip(merged.obs_names, merged.X, strict=True):
+        saved = torch.load(tmp_path / "pt" / rows[name], weights_only=True)
+        assert saved["label"] == name
+        np.testing.assert_array_equal(next(iter(saved["mean_representations"].values())), vector)
+
+
+def test_an_id_s_file_has_its_plain_name_where_no_other_is_like_it(make_sample, tmp_path):
+    sample = make_sample(
+        [("a", "", b"MK"), ("B", "x", b"MKV"), ("b", "y", b"MKL"), ("b.", "", b"M")]
+    )
+    sample.merge(fair_esm=tmp_path / "pt")
+    assert {path.name for path in (tmp_path / "pt").iterdir()} == {
+        *("a.pt", "B x.pt", "b y.pt", "b..pt", "ids.tsv"),
+    }
 
 
 def test_fair_esm_folder_is_the_same_twice_and_replaced_as_one(sample, tmp_path) -> None:
