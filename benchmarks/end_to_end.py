@@ -129,14 +129,14 @@ def extract(weights: Path, fasta: Path, output: Path, device: torch.device) -> N
 
 def prepare(folder: Path, weights: Path, options: argparse.Namespace) -> dict[str, Timed]:
     """Do what the workflow does before it embeds; one shard, whatever its size."""
-    shards, shard = folder / "shards", folder / "shards" / "00000.fasta"
+    split = [
+        *("split", folder / "proteins.fasta", "--sample", "random", "--shards", folder / "shards"),
+        *("--records", folder / "records.parquet", "--shard-tokens", 2**40),
+    ]
+    timed = {"split": virnucpro_command(split)}
     names = {
-        "split": [
-            *("split", folder / "proteins.fasta", "--sample", "random", "--shards", shards),
-            *("--records", folder / "records.parquet", "--shard-tokens", 2**40),
-        ],
         "plan": [
-            *("plan", shard, "--plan", folder / "plan.parquet"),
+            *("plan", only_shard(folder), "--plan", folder / "plan.parquet"),
             *("--report", folder / "plan.json"),
         ],
         "fetch": [
@@ -149,13 +149,19 @@ def prepare(folder: Path, weights: Path, options: argparse.Namespace) -> dict[st
             *("--device", options.device, "--dtype", options.dtype),
         ],
     }
-    return {name: virnucpro_command(command) for name, command in names.items()}
+    return timed | {name: virnucpro_command(command) for name, command in names.items()}
+
+
+def only_shard(folder: Path) -> Path:
+    """Find the shard that `split` wrote, whose name is of its content."""
+    (shard,) = (folder / "shards").glob("*.fasta")
+    return shard
 
 
 def embed(folder: Path, options: argparse.Namespace) -> Timed:
     """Run ``virnucpro embed`` on the shard."""
     command = [
-        *("embed", folder / "shards" / "00000.fasta", "--plan", folder / "plan.parquet"),
+        *("embed", only_shard(folder), "--plan", folder / "plan.parquet"),
         *("--weights", folder / "model.safetensors", "--model-receipt", folder / "model.json"),
         *("--budget", folder / "budget.json", "--embeddings", folder / "embeddings.npy"),
         *("--receipt", folder / "embeddings.json", "--trace", folder / "trace.tsv"),
@@ -182,7 +188,7 @@ def steps_of(trace: Path) -> tuple[np.ndarray, np.ndarray]:
 def least_cosine(folder: Path, sequences: Sequence[str]) -> float:
     """Compare some of the vectors that both commands wrote."""
     vectors = np.load(folder / "embeddings.npy", mmap_mode="r")
-    rows = {key: row for row, key in enumerate(read_shard(folder / "shards/00000.fasta").keys)}
+    rows = {key: row for row, key in enumerate(read_shard(only_shard(folder)).keys)}
     cosines = []
     for number, residues in enumerate(sequences[:COMPARED]):
         ours = vectors[rows[sequence_key(residues.encode()).hex()], 0].astype(np.float64)

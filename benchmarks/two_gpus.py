@@ -201,7 +201,7 @@ def run(
         seconds = snakemake(workdir, options, "--resources", f"gpu={gpus}", devices=devices)
     print(f"gpu={gpus}: {seconds:.1f} s", flush=True)
     jobs = []
-    for receipt in sorted((workdir / "results").glob("*/embeddings/*.json")):
+    for receipt in sorted((workdir / "results").glob("*/embeddings/*/*.json")):
         sample, shard = receipt.parts[-3], receipt.stem
         log = (workdir / "logs" / "embed" / sample / f"{shard}.log").read_text()
         claimed = CLAIMED.search(log)
@@ -276,7 +276,7 @@ def report(before: float, outcomes: Sequence[Outcome], folder: Path) -> None:
 def digests(workdir: Path) -> dict[str, str]:
     """Hash the files that must not depend on the number of GPUs."""
     results = workdir / "results"
-    patterns = ("*/embeddings/*.npy", "*/embeddings/*.json", "*/embeddings.h5ad")
+    patterns = ("*/embeddings/*/*.npy", "*/embeddings/*/*.json", "*/embeddings.h5ad")
     files = sorted(path for pattern in patterns for path in results.glob(pattern))
     return {str(path.relative_to(results)): sha256_of(path) for path in files}
 

@@ -126,7 +126,7 @@ def assert_same_results(workdir: Path, local: Path) -> None:
     """Compare all that must not depend on where it was computed, byte for byte."""
     names = [
         str(path.relative_to(local))
-        for pattern in ("embeddings/*.npy", "embeddings/*.json", "embeddings.h5ad", "*.tsv")
+        for pattern in ("embeddings/*/*.npy", "embeddings/*/*.json", "embeddings.h5ad", "*.tsv")
         for path in sorted((local / "results" / "phage").glob(pattern))
         if path.name != "packing_report.tsv"  # holds seconds
     ]
