@@ -257,7 +257,7 @@ def dry_run(folder: Path, shards: int, seed: int) -> None:
         *("--directory", folder, "--cores", "2"),
     ]
     command(*snakemake, "--until", "split")
-    number = len(list((folder / "results" / "scale" / "shards").glob("*.fasta")))
+    number = len(list((folder / "results" / "scale").glob("split/*/shards/*.fasta")))
     cost = command(*snakemake, "--dry-run")
     print(
         f"| {number:,} shards | {cost.wall:.1f} | {cost.cpu:.1f} | {cost.peak / 1e6:,.0f} |",

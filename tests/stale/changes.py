@@ -48,11 +48,12 @@ def sheet_with_files_in_another_order(folder: Folder) -> None:
 
 
 def sheet_with_another_file(folder: Folder) -> None:
-    folder.sheet[0] = ("a", "data/c1.faa")
+    folder.sheet[0] = ("a", "data/d1.faa")
 
 
 def sheet_with_another_sample(folder: Folder) -> None:
-    folder.sheet.append(("c", "data/c1.faa"))
+    if "c" not in folder.samples:
+        folder.sheet.append(("c", "data/c2.faa"))
 
 
 def sheet_without_the_last_sample(folder: Folder) -> None:
@@ -99,7 +100,7 @@ CHANGES: dict[str, Callable[[Folder], None]] = {
     )
 } | {
     "layers": keys(embed={"layers": [3]}),
-    "pooling": keys(embed={"pooling": "max"}),
+    "pooling": keys(embed={"pooling": "cls"}),
     "residues_and_scores": keys(embed={"pooling": "none", "pseudo_perplexity": "one-pass"}),
     "dtype": keys(embed={"dtype": "bfloat16"}),
     "output_dtype": keys(embed={"output_dtype": "float16"}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -82,6 +83,26 @@ class Folder:
         )
         return Run(done.returncode, done.stdout)
 
+    def run_for(self, seconds: float, end: signal.Signals) -> None:
+        """Call Snakemake, and send it and its jobs a signal after some seconds."""
+        command = [
+            *(str(Path(sys.executable).parent / "snakemake"), "--cores", "2"),
+            *("--snakefile", str(self.snakefile), "--directory", str(self.path)),
+        ]
+        running = subprocess.Popen(
+            command,
+            cwd=self.path.parent,
+            env={**os.environ, "STAND_IN_FAULT": "::"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            running.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(running.pid, end)
+            running.wait(SECONDS)
+
     def results(self) -> dict[str, str]:
         """Return the content of all results by their place; not that of intermediates."""
         return {
@@ -116,7 +137,7 @@ def make_folder(path: Path, snakefile: Path, *, samples: int, shards: int) -> Fo
     (path / "data").mkdir(parents=True)
     (path / "data" / "weights.pt").write_text("weights")
     (path / "data" / "others.pt").write_text("others")
-    for name in ["a", "b", "c"]:
+    for name in ["a", "b", "c", "d"]:
         for number in (1, 2):
             records = "".join(f">{name}{number}{i}\nMKT{name * (3 + i)}L\n" for i in range(4))
             (path / "data" / f"{name}{number}.faa").write_text(records.upper())

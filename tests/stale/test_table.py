@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import random
 import shutil
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -119,6 +121,32 @@ def test_cell(cell, finished, expected, tmp_path):
 @pytest.mark.parametrize("cell", TABLE, ids=lambda cell: "-".join(map(str, cell)))
 def test_every_cell(cell, finished, expected, tmp_path):
     check(cell, finished, expected, tmp_path)
+
+
+WALKS = [
+    *(pytest.param(seed, id=str(seed)) for seed in range(2)),
+    *(pytest.param(seed, id=str(seed), marks=pytest.mark.long) for seed in range(2, 60)),
+]
+
+
+@pytest.mark.fault(45, 46)
+@pytest.mark.parametrize("seed", WALKS)
+def test_walk(seed, finished, expected, tmp_path):
+    """Change, run, and end it at some moment in some way, three times; then run to the end."""
+    rng = random.Random(seed)
+    folder = finished(2, rng.choice(SHARDS)).copy(tmp_path / "run")
+    for _ in range(3):
+        for name in rng.sample(sorted(CHANGES), rng.choice([1, 2])):
+            if name != "input_replaced" or (folder.path / "data" / "c1.faa").exists():
+                change(folder, name)
+        folder.run_for(rng.uniform(1.0, 7.0), signal.Signals[rng.choice(sorted(SIGNALS))])
+        if rng.random() < 0.4:
+            shutil.rmtree(folder.path / ".snakemake", ignore_errors=True)
+    folder.run("--unlock")
+    run = folder.run()
+    assert run.status == 0, run.text
+    assert folder.results() == expected(folder, ("walk", seed))
+    assert "Nothing to be done" in folder.run().text
 
 
 @pytest.mark.parametrize("lost", [False, True])
