@@ -14,7 +14,8 @@ LONG_AGO = 1_000_000_000  # seconds
 
 def append(folder: Folder) -> Path:
     path = folder.path / "data" / "a1.faa"
-    path.write_text(path.read_text() + ">NEW\nMKVL\n")
+    text = path.read_text()
+    path.write_text(f"{text}>NEW{text.count('>')}\nMKVL\n")
     return path
 
 
