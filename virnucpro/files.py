@@ -21,7 +21,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,10 @@ from virnucpro.errors import DataError
 __all__ = [
     "atomic_directory",
     "atomic_path",
+    "give_name",
     "read_json",
     "remove",
+    "remove_durably",
     "reserve",
     "scratch_directory",
     "sha256_meanwhile",
@@ -203,6 +205,31 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     except OSError as error:
         logger.debug("not removed: %s", error)
+
+
+def remove_durably(paths: Iterable[Path]) -> list[Path]:
+    """Remove files and folders that are there, such that none comes back after a power loss.
+
+    Returns:
+        Those that were there.
+
+    Raises:
+        OSError: one cannot be removed.
+    """
+    there = [path for path in paths if os.path.lexists(path)]
+    for path in there:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+    for folder in {path.parent for path in there}:
+        sync_directory(folder)
+    return there
+
+
+def give_name(path: Path, target: Path) -> None:
+    """Give a file of this process, which nobody else knows yet, another name in its folder."""
+    os.rename(path, target)
 
 
 def _sync(path: Path) -> None:

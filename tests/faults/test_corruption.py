@@ -26,10 +26,10 @@ KINDS = {
     "weights": ("model/w.st", "model"),
     "weights' receipt": ("model/w.json", "model"),
     "token budget": ("imaginary_budget.json", "budget"),
-    "embeddings": ("embeddings/00000-*.npy", "embed"),
+    "embeddings": ("embeddings/00000-????????????.npy", "embed"),
     "residues": ("embeddings/00001-*.residues.npy", "embed"),
     "scores": ("embeddings/00000-*.pseudo_perplexity.npy", "embed"),
-    "embeddings' receipt": ("embeddings/00000-*.json", "embed"),
+    "embeddings' receipt": ("embeddings/00000-????????????.json", "embed"),
     "trace": ("embeddings/00000-*.trace.tsv", "embed"),
 }
 RESULTS = (

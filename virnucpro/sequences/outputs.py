@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from virnucpro.files import atomic_path
+from virnucpro.files import atomic_path, give_name
 from virnucpro.progress import Progress
 from virnucpro.sequences.alphabet import KEY_BYTES
 from virnucpro.sequences.identifiers import Renames
@@ -150,7 +150,7 @@ def write_shards(spool: PartitionSpool, number: int, directory: Path, sample: st
                     digest.update(content)
                     lengths.update(map(len, lines))
             name = f"{shard:05d}-{digest.hexdigest()[:NAME_DIGITS]}"
-            unnamed.rename(directory / f"{name}.fasta")
+            give_name(unnamed, directory / f"{name}.fasta")
             lengths = Counter({size - _FRAME: count for size, count in lengths.items()})
             totals.lengths.update(lengths)
             entries[shard] = {

@@ -7,13 +7,11 @@ were taken away, so a result beside it was made for it. See ``workflow/rules/req
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from virnucpro.errors import DataError
-from virnucpro.files import read_json, sync_directory, write_json
+from virnucpro.files import read_json, remove_durably, write_json
 
 __all__ = ["check_request", "read_request", "withdraw"]
 
@@ -36,20 +34,10 @@ def withdraw(results: Sequence[Path], request: Path, embeddings: str) -> list[Pa
             cannot be written.
     """
     kind = request.name.partition("-")[0]
-    others = [path for path in request.parent.glob(f"{kind}-*.json") if path != request]
-    for path in others:
-        path.unlink()
-    if others:
-        sync_directory(request.parent)
-    withdrawn = [path for path in results if os.path.lexists(path)]
+    remove_durably(path for path in request.parent.glob(f"{kind}-*.json") if path != request)
+    withdrawn = remove_durably(results)
     for path in withdrawn:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
         logger.info("%s was made for an earlier request: removed", path)
-    for folder in {path.parent for path in withdrawn}:
-        sync_directory(folder)
     write_json(request, {"embeddings": embeddings}, sealed=True)
     return withdrawn
 
