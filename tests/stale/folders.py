@@ -71,7 +71,7 @@ class Folder:
         environment = {**os.environ, "STAND_IN_FAULT": fault or "::"}
         environment["STAND_IN_ONCE"] = str(self.path / "ended") if once else ""
         (self.path / "ended").unlink(missing_ok=True)
-        done = subprocess.run(
+        running = subprocess.Popen(
             command,
             cwd=self.path.parent,
             env=environment,
@@ -79,9 +79,14 @@ class Folder:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            timeout=SECONDS,
         )
-        return Run(done.returncode, done.stdout)
+        try:
+            text, _ = running.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            # Snakemake may hang in its handler of SIGTERM; what a user does then is the next end.
+            os.killpg(running.pid, signal.SIGKILL)
+            text, _ = running.communicate()
+        return Run(running.returncode, text)
 
     def run_for(self, seconds: float, end: signal.Signals) -> None:
         """Call Snakemake, and send it and its jobs a signal after some seconds."""

@@ -96,7 +96,7 @@ def check(cell: tuple, finished, expected, tmp_path: Path) -> None:
         assert not met or "Trying to restart job" not in ended.text
     if number(cell) // 3 % 2:
         shutil.rmtree(folder.path / ".snakemake")
-    elif end == "SIGKILL":
+    elif ended.status == -signal.SIGKILL:
         folder.run("--unlock")
     again = folder.run()
     assert again.status == 0, again.text
