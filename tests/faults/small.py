@@ -21,14 +21,14 @@ from virnucpro.embed import budget as budget_module
 from virnucpro.embed.budget import Budget, write_measured_budget
 from virnucpro.embed.shard import ShardFiles, embed_shard
 from virnucpro.files import write_json
+from virnucpro.merge.sample import merge_sample
 from virnucpro.model.weights import fetch_model
 from virnucpro.plan.build import plan_shard
+from virnucpro.report import figures
+from virnucpro.report import run as report_module
+from virnucpro.report.run import plans_report, run_report
+from virnucpro.report.summaries import Trace, summarise_traces
 from virnucpro.sequences.split import split
-from virnucpro.store import figures
-from virnucpro.store import report as report_module
-from virnucpro.store.merge import merge
-from virnucpro.store.report import plans_report, run_report
-from virnucpro.store.summaries import Trace, summarise_traces
 
 TOKENS = 256
 
@@ -109,7 +109,7 @@ class Small:
 
     def merge(self) -> None:
         exports = {"parquet": "e.parquet", "npy": "e.npy", "uniprot-h5": "e.h5"}
-        merge(
+        merge_sample(
             shards_dir=self.shards,
             records=self.records,
             plans_dir=self.plans,

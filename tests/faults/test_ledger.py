@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from tests.unit.store.samples import Sample, random_records
+from tests.unit.samples import Sample, random_records
 from virnucpro.errors import DataError, InputError
 from virnucpro.files import read_json
+from virnucpro.merge import sample as merge_module
 from virnucpro.plan.plan import read_plan
-from virnucpro.store import merge as merge_module
 
 
 @pytest.fixture

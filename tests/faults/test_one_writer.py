@@ -22,10 +22,10 @@ GIVEN_A_PATH = {
     "model/download.py": "parts of a download, which the next try takes up",
     "sequences/spool.py": "spools, in split's scratch directory",
     "sequences/outputs.py:write_records": "records and quarantine, from split",
-    "store/exports.py": "exports, from export",
-    "store/h5ad.py:__init__": "embeddings.h5ad, from merge",
-    "store/residues.py:write_residues": "residues.h5, from merge",
-    "store/tables.py:write_table": "tables, from their callers",
+    "merge/exports.py": "exports, from export",
+    "merge/h5ad.py:__init__": "embeddings.h5ad, from merge",
+    "merge/residues.py:write_residues": "residues.h5, from merge",
+    "merge/tables.py:write_table": "tables, from their callers",
 }
 WRITERS = re.compile(
     r"""(^|\.)(write_text|to_csv|to_parquet|save_file|savefig|ParquetWriter|write_table

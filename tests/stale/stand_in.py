@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from virnucpro.files import write_bytes, write_json
-from virnucpro.store.requests import check_request, read_request, withdraw
+from virnucpro.merge.requests import check_request, read_request, withdraw
 
 CALLS = "calls.jsonl"
 SIGNAL_SECONDS = 20.0  # Snakemake ends its jobs long before

@@ -57,6 +57,6 @@ def _exports(
 @step("merge", "read", "embedded", "quarantined", "truncated", "normalised")
 def merge(**options: Any) -> Any:
     """Put embeddings into input order; account for every record once."""
-    from virnucpro.store.merge import merge as merge_shards
+    from virnucpro.merge.sample import merge_sample
 
-    return merge_shards(**options)
+    return merge_sample(**options)

@@ -60,8 +60,8 @@ def report_plans(
 ) -> Any:
     """Sum up all plans: efficiency and estimated cost, before any GPU."""
     from virnucpro.model.config import KNOWN_MODELS
-    from virnucpro.store.cost import Wanted
-    from virnucpro.store.report import plans_report
+    from virnucpro.report.cost import Wanted
+    from virnucpro.report.run import plans_report
 
     wanted = None
     if model is not None:
@@ -85,7 +85,7 @@ def report_plans(
 @step("report run", "sample", "ledger", "measured")
 def report_run(**options: Any) -> Any:
     """Compare plan and run, with figures."""
-    from virnucpro.store.report import run_report
+    from virnucpro.report.run import run_report
 
     return run_report(**options)
 
@@ -101,6 +101,6 @@ def report_overview(samples: tuple[str, ...], results: Path, report_dir: Path) -
 
     The map is of principal components, and of UMAP where umap-learn is installed.
     """
-    from virnucpro.store.overview import overview
+    from virnucpro.report.overview import overview
 
     overview(results, samples, report_dir=report_dir)

@@ -21,7 +21,7 @@ def withdraw(earlier: tuple[Path, ...], request: Path, embeddings: str) -> dict[
 
     Once the request is there, no result is that was made for another one.
     """
-    from virnucpro.store.requests import withdraw as withdraw_results
+    from virnucpro.merge.requests import withdraw as withdraw_results
 
     withdrawn = withdraw_results(list(earlier), request, embeddings)
     return {"request": str(request), "withdrawn": [str(path) for path in withdrawn]}

@@ -10,7 +10,7 @@ from virnucpro.embed.rates import record_rate
 from virnucpro.embed.readout import Readout
 from virnucpro.errors import DataError, InputError, VirnucproError
 from virnucpro.model.weights import fetch_model
-from virnucpro.store.rates import estimate_seconds
+from virnucpro.report.rates import estimate_seconds
 
 
 @pytest.fixture(scope="module")

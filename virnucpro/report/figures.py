@@ -1,0 +1,268 @@
+"""The figures of one sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from virnucpro.report.drawing import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    SKY,
+    WHOLE_NUMBERS,
+    YELLOW,
+    new_figure,
+)
+from virnucpro.report.summaries import Trace
+
+__all__ = ["duplicates", "length_distribution", "packing_by_shard", "packing_efficiency", "run"]
+
+_BINS = 60
+_MANY_POINTS = 500
+_MANY_SHARDS = 40
+_PIECES = 200
+_COPIES = (1, 2, 3, 5, 9, 17)
+_GB = 1e9
+_LEAST_PERCENT = 0.01
+
+# How each way of making batches is drawn, here and in the figure shard by shard.
+_WAYS = {
+    "planned": ("First-fit decreasing,\nas planned", BLUE, "o"),
+    "achieved": ("First-fit decreasing,\nas it ran", YELLOW, "x"),
+    "next_fit_decreasing": ("Next-fit decreasing", SKY, "s"),
+    "sorted_padding": ("Padding, sorted\nby length", GREEN, "^"),
+    "unsorted_padding": ("Padding, unsorted", ORANGE, "v"),
+}
+
+
+def length_distribution(
+    lengths: npt.NDArray[np.int64],
+    counts: npt.NDArray[np.int64],
+    max_sequence_length: int,
+    long_sequences: str,
+    path: Path,
+) -> None:
+    """Draw how many records have which length, and the limit above which they are cut.
+
+    Args:
+        lengths: [k] distinct lengths in residues, rising; at least one.
+        counts: [k] records of each length.
+        max_sequence_length: residues.
+        long_sequences: what is done above it, "truncate" or "window".
+        path: the SVG to write.
+    """
+    low = max(1, int(lengths[0]) - 1)
+    high = int(1.1 * max(lengths[-1], max_sequence_length)) + 2
+    edges = np.unique(np.geomspace(low, high, _BINS + 1).round().astype(np.int64))
+    # An edge at the limit, so that no bar holds both whole and cut records.
+    edges = np.unique(np.append(edges, max_sequence_length + 1))
+    heights, _ = np.histogram(lengths, bins=edges, weights=counts)
+    longer = edges[:-1] > max_sequence_length
+    cut, total = int(counts[lengths > max_sequence_length].sum()), int(counts.sum())
+    # Labels at 1, 2 and 5 in each decade, while there is room for them.
+    labelled = (1, 2, 5) if edges[-1] < 500 * edges[0] else (1,)
+    with new_figure(path, 3.4) as figure:
+        axes = figure.add_subplot()
+        for chosen, colour in ((~longer, BLUE), (longer, ORANGE)):
+            axes.bar(
+                edges[:-1][chosen],
+                heights[chosen],
+                width=np.diff(edges)[chosen],
+                align="edge",
+                color=colour,
+                edgecolor="white",
+                linewidth=0.4,
+            )
+        axes.axvline(max_sequence_length + 1, color=BLACK, linestyle="--", linewidth=1)
+        fate = (
+            f"only their first {max_sequence_length:,} residues are embedded"
+            if long_sequences == "truncate"
+            else "they are embedded in windows"
+        )
+        axes.set_title(
+            f"{cut:,} of {total:,} records ({100 * cut / total:.2f}%) exceed "
+            f"{max_sequence_length:,} residues\n(right of the line): {fate}",
+        )
+        axes.set_xscale("log")
+        axes.set_xlim(edges[0], edges[-1])
+        axes.xaxis.set_major_locator(LogLocator(subs=labelled))
+        axes.xaxis.set_major_formatter(WHOLE_NUMBERS)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("Length (residues, log scale)")
+        _count_axis(axes, "Records")
+
+
+def _count_axis(axes: Axes, label: str) -> None:
+    """Make the vertical axis one of whole numbers from 0."""
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel(label)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_formatter(WHOLE_NUMBERS)
+    axes.grid(axis="y", color="0.9")
+
+
+def packing_efficiency(planned: dict[str, Any], filled: float, path: Path) -> None:
+    """Draw the share of computed tokens that are real: as planned, as it ran, and other ways.
+
+    Args:
+        planned: as `summarise_plans` gives it.
+        filled: of the steps that ran, see `summarise_traces`.
+        path: the SVG to write.
+    """
+    shares = {**_planned_shares(planned), "achieved": filled}
+    with new_figure(path, 3.0) as figure:
+        axes = figure.add_subplot()
+        names = [name for name, _, _ in _WAYS.values()]
+        colours = [colour for _, colour, _ in _WAYS.values()]
+        percent = [100 * shares[way] for way in _WAYS]
+        drawn = axes.barh(names, percent, color=colours, height=0.65)
+        axes.bar_label(drawn, [f"{value:.2f}%" for value in percent], padding=4)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 115)  # room for the labels beyond 100
+        axes.set_xticks(range(0, 101, 20))
+        axes.set_xlabel("Real tokens among computed tokens (%)")
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", color="0.9")
+
+
+def _planned_shares(plan: dict[str, Any]) -> dict[str, float]:
+    others = {name: values["efficiency"] for name, values in plan["alternatives"].items()}
+    return {"planned": plan["efficiency"], **others}
+
+
+def packing_by_shard(plans: Sequence[dict[str, Any]], filled: Sequence[float], path: Path) -> None:
+    """Draw what is lacking to 100% for each shard, on a log scale: ways that differ little, too.
+
+    Args:
+        plans: the shards' plan reports, in order.
+        filled: of the steps that ran, one a shard.
+        path: the SVG to write.
+    """
+    planned = [_planned_shares(plan) for plan in plans]
+    lines = {way: [shares[way] for shares in planned] for way in _WAYS if way != "achieved"}
+    lines["achieved"] = list(filled)
+    size = 6 if len(plans) <= _MANY_SHARDS else 3
+    with new_figure(path, 3.8) as figure:
+        axes = figure.add_subplot()
+        for way, (name, colour, marker) in _WAYS.items():
+            lost = np.maximum(100 * (1 - np.array(lines[way])), _LEAST_PERCENT)
+            axes.plot(
+                range(len(plans)),
+                lost,
+                linestyle="none",
+                marker=marker,
+                markersize=size,
+                color=colour,
+                label=name.replace("\n", " "),
+                clip_on=False,  # a point at 0.01% stands on the edge
+                zorder=3,
+            )
+        axes.set_yscale("log")
+        axes.set_ylim(_LEAST_PERCENT, 100)
+        axes.yaxis.set_major_formatter(lambda value, _position: f"{value:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlim(-0.5, len(plans) - 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+        axes.set_xlabel("Shard (number)")
+        axes.set_ylabel("Not real among computed\ntokens (%, log scale)")
+        axes.grid(axis="y", color="0.9")
+        figure.legend(loc="outside upper left", ncols=2, handletextpad=0.3, columnspacing=1.5)
+
+
+def duplicates(
+    copies: npt.NDArray[np.int64], sequences: npt.NDArray[np.int64], saved: int, path: Path
+) -> None:
+    """Draw how many sequences stand on how many records, and what computing each once saved.
+
+    Args:
+        copies: [k] distinct numbers of records of one sequence, rising.
+        sequences: [k] sequences that stand on that many records.
+        saved: tokens that were not computed again.
+        path: the SVG to write.
+    """
+    records, distinct = int((copies * sequences).sum()), int(sequences.sum())
+    heights, _ = np.histogram(copies, bins=[*_COPIES, np.inf], weights=sequences)
+    highest = [following - 1 for following in _COPIES[1:]]
+    names = [
+        f"{low}" if low == high else f"{low}–{high}"
+        for low, high in zip(_COPIES, highest, strict=False)
+    ]
+    names.append(f"{_COPIES[-1]} or more")
+    with new_figure(path, 3.2) as figure:
+        axes = figure.add_subplot()
+        drawn = axes.bar(range(len(names)), heights, color=[SKY, *[BLUE] * (len(names) - 1)])
+        axes.bar_label(drawn, [f"{height:,.0f}" for height in heights], padding=2, fontsize=9)
+        axes.set_title(
+            f"{records - distinct:,} of {records:,} records "
+            f"({100 * (records - distinct) / max(records, 1):.2f}%) repeat a sequence:\n"
+            f"{saved:,} tokens were not computed again"
+        )
+        axes.set_xticks(range(len(names)), names)
+        axes.set_xlabel("Records with the same sequence (number)")
+        axes.margins(y=0.12)
+        _count_axis(axes, "Distinct sequences")
+
+
+def run(traces: Sequence[Trace], path: Path) -> None:
+    """Draw the rate of each step along the run, shard after shard, and the memory in use.
+
+    Args:
+        traces: of all shards, in order.
+        path: the SVG to write.
+    """
+    tokens = np.concatenate([trace.tokens for trace in traces])
+    seconds = np.concatenate([trace.seconds for trace in traces])
+    memory = np.concatenate([trace.peak_memory_bytes for trace in traces])
+    timed = seconds > 0
+    rate = np.full(len(tokens), np.nan)
+    rate[timed] = tokens[timed] / seconds[timed]
+    memory = np.where(memory > 0, memory / _GB, np.nan)
+    with new_figure(path, 4.6) as figure:
+        above, below = figure.subplots(2, sharex=True, height_ratios=(3, 2))
+        _points(above, rate, BLUE)
+        if timed.any():
+            overall = tokens[timed].sum() / seconds[timed].sum()
+            above.axhline(overall, color=ORANGE, linewidth=1.5)
+            above.set_title(f"Overall {overall:,.0f} tokens/s (line)")
+        above.set_ylabel("Throughput (tokens/s)")
+        above.yaxis.set_major_formatter(WHOLE_NUMBERS)
+        _points(below, memory, GREEN)
+        known = np.isfinite(memory).any()
+        below.set_title(f"Peak {np.nanmax(memory):,.2f} GB" if known else "Not known here")
+        below.set_ylabel("Peak memory (GB)")
+        for axes in (above, below):
+            axes.set_ylim(bottom=0, top=None if (timed.any() if axes is above else known) else 1)
+            axes.grid(axis="y", color="0.9")
+        borders = np.cumsum([len(trace.tokens) for trace in traces])[:-1] + 0.5
+        if few := len(traces) <= _MANY_SHARDS:
+            for axes in (above, below):
+                axes.vlines(borders, 0, 1, "0.8", lw=0.8, transform=axes.get_xaxis_transform())
+        below.set_xlim(0.5, max(len(tokens), 1) + 0.5)
+        below.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+        below.xaxis.set_major_formatter(WHOLE_NUMBERS)
+        divided = ", divided by grey lines" if few and len(traces) > 1 else ""
+        below.set_xlabel(f"Step (number, shard after shard{divided})")
+
+
+def _points(axes: Axes, values: npt.NDArray[np.float64], colour: str) -> None:
+    """Draw a value a step; of many steps, rasterised points and the course of their medians."""
+    steps = np.arange(1, len(values) + 1)
+    many = len(steps) > _MANY_POINTS
+    size = 2 if many else 5
+    axes.plot(steps, values, ".", color=colour, markersize=size, rasterized=many)
+    if not many:
+        return
+    middles, medians = [], []
+    for piece in np.array_split(np.flatnonzero(np.isfinite(values)), _PIECES):
+        if len(piece):
+            middles.append(piece.mean() + 1)
+            medians.append(np.median(values[piece]))
+    axes.plot(middles, medians, color=BLACK, linewidth=0.8)
