@@ -15,18 +15,15 @@ import hashlib
 import json
 import logging
 import os
-import re
-import secrets
 import shutil
-import socket
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from virnucpro.errors import DataError
+from virnucpro.temporary import in_use, is_abandoned, temporary_name
 
 __all__ = [
     "atomic_directory",
@@ -48,13 +45,8 @@ logger = logging.getLogger(__name__)
 
 # Large, so that a thread which hashes rarely has to wait for the interpreter's lock.
 _BLOCK = 1 << 24
-_NAME_BYTES = 100  # of the target's name in a temporary one, which must stay below 255
-_ABANDONED_AFTER = 24 * 3600.0  # seconds unchanged, for a writer on another machine
-# .{target}.{process space}.{process}.{random}.tmp; a library may have added a suffix of its own.
-_TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})\.(\d+)\.[0-9a-f]{8}\.tmp(\..+)?")
 _SEAL = "seal"  # the name of its entry
 _SEALED_BY = "sha256 of the rest: "  # what its value begins with
-_in_use: set[str] = set()  # the temporary names of this process
 
 
 @contextlib.contextmanager
@@ -121,14 +113,13 @@ def _temporary_name(target: Path) -> Iterator[Path]:
     """Give a name beside `target` that no other writer has, and remove what is there at the end."""
     _make_folder(target.parent)
     _sweep(target.parent)
-    stem = os.fsdecode(os.fsencode(target.name)[:_NAME_BYTES])
-    name = f".{stem}.{_process_space()}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-    _in_use.add(name)
+    path = target.with_name(temporary_name(target))
+    in_use.add(path.name)
     try:
-        yield target.with_name(name)
+        yield path
     finally:
-        remove(target.with_name(name))
-        _in_use.discard(name)
+        remove(path)
+        in_use.discard(path.name)
 
 
 def _put_in_place(staging: Path, target: Path) -> None:
@@ -157,42 +148,10 @@ def _make_folder(folder: Path) -> None:
 @functools.cache
 def _sweep(folder: Path) -> None:
     """Remove what killed writers left in a folder; each process looks once."""
-    for name in os.listdir(folder):
-        match = _TEMPORARY.fullmatch(name)
-        if match and name not in _in_use and _is_abandoned(folder / name, match[1], int(match[2])):
-            logger.info("removing %s, which a killed writer left", folder / name)
-            remove(folder / name)
-
-
-def _is_abandoned(path: Path, space: str, process: int) -> bool:
-    """Say whether the process that made a temporary file is gone."""
-    if space == _process_space():
-        return process == os.getpid() or not _is_alive(process)
-    try:  # a process of another machine cannot be asked, but it would have gone on writing
-        return time.time() - path.stat().st_mtime > _ABANDONED_AFTER
-    except OSError:
-        return False
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # of another user
-        return True
-    return True
-
-
-@functools.cache
-def _process_space() -> str:
-    """Name where a process number means one process: this boot of this machine or container."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
-        where = boot + os.readlink("/proc/self/ns/pid")
-    except OSError:
-        where = socket.gethostname()
-    return hashlib.sha256(where.encode()).hexdigest()[:8]
+    for path in folder.iterdir():
+        if is_abandoned(path):
+            logger.info("removing %s, which a killed writer left", path)
+            remove(path)
 
 
 def remove(path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import virnucpro
 from tests.faults.small import STEPS, Small, stand_ins
-from virnucpro.files import _TEMPORARY
+from virnucpro.temporary import is_temporary
 
 PACKAGE = Path(virnucpro.__file__).parent
 BLOCKS = {"atomic_path", "atomic_directory", "scratch_directory", "staged_directory"}
@@ -130,8 +130,8 @@ class Watch:
             self.renamed.append((Path(arguments[0]), Path(arguments[1])))
 
 
-def is_temporary(path):
-    return any(_TEMPORARY.fullmatch(part) for part in path.parts)
+def under_a_temporary_name(path):
+    return any(map(is_temporary, path.parts))
 
 
 @pytest.mark.fault(4)
@@ -147,8 +147,8 @@ def test_every_file_is_opened_under_a_temporary_name(tmp_path, monkeypatch):
     finally:
         watch.folder = None
     assert len(watch.opened) > 20
-    assert [path for path in watch.opened if not is_temporary(path)] == []
-    assert [pair for pair in watch.renamed if not is_temporary(pair[0])] == []
+    assert [path for path in watch.opened if not under_a_temporary_name(path)] == []
+    assert [pair for pair in watch.renamed if not under_a_temporary_name(pair[0])] == []
     # what libraries write past Python's own files has its name from a rename too
     final = {path for _, path in watch.renamed}
     written = {path for path in small.folder.rglob("*") if path.is_file()}

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from virnucpro import files
+from virnucpro import files, temporary
 from virnucpro.errors import DataError
 
 
@@ -165,7 +165,7 @@ def leave(folder, space, process):
 def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path):
     ended = subprocess.Popen(["true"])
     ended.wait()
-    here = files._process_space()
+    here = temporary._process_space()
     dead = leave(tmp_path, here, ended.pid)
     alive = leave(tmp_path, here, os.getppid())
     elsewhere = leave(tmp_path, "0" * 8, 4)

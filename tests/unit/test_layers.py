@@ -13,7 +13,8 @@ PACKAGE = Path(virnucpro.__file__).parent
 SHARED = {
     "errors": set(),
     "formats": {"errors"},
-    "files": {"errors"},
+    "temporary": set(),
+    "files": {"errors", "temporary"},
     "progress": set(),
     "log": {"errors"},
 }
