@@ -19,10 +19,11 @@ GIVEN_A_PATH = {
     "embed/device_lock.py": "a lock holds no data",
     "embed/output.py:_create": "the arrays of a shard, from embed_shard",
     "log.py": "the log",
+    "plan/table.py:plan_bytes": "a buffer in memory",
     "model/download.py": "parts of a download, which the next try takes up",
     "sequences/spool.py": "spools, in split's scratch directory",
     "sequences/outputs.py:write_records": "records and quarantine, from split",
-    "merge/exports.py": "exports, from export",
+    "merge/exports": "exports, from export",
     "merge/h5ad.py:__init__": "embeddings.h5ad, from merge",
     "merge/residues.py:write_residues": "residues.h5, from merge",
     "merge/tables.py:write_table": "tables, from their callers",
@@ -79,10 +80,11 @@ def test_nothing_is_written_past_the_one_module():
     strange = []
     for path in sorted(PACKAGE.rglob("*.py")):
         place = path.relative_to(PACKAGE).as_posix()
+        folder = place.rpartition("/")[0]
         if place == "files.py":
             continue
         for function, where in writing_calls(path):
-            if not {place, f"{place}:{function}"} & GIVEN_A_PATH.keys():
+            if not {folder, place, f"{place}:{function}"} & GIVEN_A_PATH.keys():
                 strange.append(where)
     assert strange == []
 

@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from virnucpro.files import read_json, sha256_of, write_json
-from virnucpro.formats import EMBED_FORMAT, PLAN_FORMAT, SPLIT_FORMAT
+from virnucpro.formats import EMBED_FORMAT, SPLIT_FORMAT
 from virnucpro.merge.ledger import write_quarantine
-from virnucpro.merge.sample import merge_sample
+from virnucpro.merge.sample import MergeCounts, merge_sample
+from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.plan import make_plan, read_plan, write_plan
-from virnucpro.plan.report import efficiency_report
+from virnucpro.plan.report import efficiency_report, write_report
 from virnucpro.sequences.alphabet import sequence_key
 
 RECORD_SCHEMA = pa.schema(
@@ -154,6 +155,7 @@ class Sample:
                     "quarantined": len(self.refused),
                     "normalised": 0,
                     "duplicates": accepted - distinct,
+                    "renamed": 0,
                 },
                 "records_sha256": sha256_of(self.records),
                 "shards": [
@@ -168,14 +170,12 @@ class Sample:
         plan = make_plan(
             [sequence_key(residues).hex() for residues in members],
             lengths,
-            token_budget=64,
-            max_sequence_length=self.max_sequence_length,
-            long_sequences=self.long_sequences,
-            window_overlap=self.window_overlap,
+            PlanParameters(64, self.max_sequence_length, self.long_sequences, self.window_overlap),
         )
         write_plan(plan, self.plans_dir / f"{name}.parquet")
-        report = {"format": PLAN_FORMAT, "shard": name, **efficiency_report(plan, lengths)}
-        write_json(self.plans_dir / f"{name}.json", report)
+        path = self.plans_dir / f"{name}.json"
+        write_report(path, efficiency_report(name, plan, lengths))
+        write_json(path, read_json(path))  # without a seal, for the tests change it
 
     def write_embeddings(self, name: str, members: list[bytes]) -> None:
         shape = (len(members), len(self.layers), self.dim)
@@ -257,7 +257,7 @@ class Sample:
             name, array_sha256=digest, shape=list(array.shape), dtype=array.dtype.name
         )
 
-    def merge(self, residues: Path | None = None, **exports: Path) -> dict[str, Any]:
+    def merge(self, residues: Path | None = None, **exports: Path) -> MergeCounts:
         return merge_sample(
             shards_dir=self.shards_dir,
             records=self.records,

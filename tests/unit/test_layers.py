@@ -12,9 +12,9 @@ PACKAGE = Path(virnucpro.__file__).parent
 # import stands above it here. The modules of one file come first; all parts use them.
 SHARED = {
     "errors": set(),
-    "formats": {"errors"},
     "temporary": set(),
     "files": {"errors", "temporary"},
+    "formats": {"errors", "files"},
     "progress": set(),
     "log": {"errors"},
 }

@@ -41,11 +41,15 @@ __all__ = ["plan"]
     show_default=True,
     help="Residues that neighbouring windows share at least.",
 )
-@cache_dir_option(help="Where plans are kept by their content.")
+@cache_dir_option(help="Keeps plans, by the content of their shards.")
 @format_option("plan", formats.PLAN_FORMAT)
 @step("plan", "items", "batches", "content_hash")
-def plan(shard: Path, plan_path: Path, report_path: Path, **options: Any) -> Any:
+def plan(
+    shard: Path, plan_path: Path, report_path: Path, cache_dir: Path | None, **parameters: Any
+) -> Any:
     """Pack a shard's sequences into batches (First-Fit Decreasing)."""
     from virnucpro.plan.build import plan_shard
+    from virnucpro.plan.parameters import PlanParameters
 
-    return plan_shard(shard, plan_path, report_path, **options)
+    options = PlanParameters(**parameters)
+    return plan_shard(shard, plan_path, report_path, options, cache_dir=cache_dir).packing

@@ -60,15 +60,15 @@ def report_plans(
 ) -> Any:
     """Sum up all plans: efficiency and estimated cost, before any GPU."""
     from virnucpro.model.config import KNOWN_MODELS
-    from virnucpro.report.cost import Wanted
-    from virnucpro.report.run import plans_report
+    from virnucpro.report.cost import Workload
+    from virnucpro.report.plans import plans_report
 
-    wanted = None
+    workload = None
     if model is not None:
         known = KNOWN_MODELS.get(model)
         dim = known.dim if known else None
-        wanted = Wanted(model, dim, len(layers), output_dtype, residues=pooling == "none")
-    return plans_report(**options, wanted=wanted)
+        workload = Workload(model, dim, len(layers), output_dtype, residues=pooling == "none")
+    return plans_report(**options, workload=workload).as_json()
 
 
 @report.command("run")
@@ -87,7 +87,7 @@ def report_run(**options: Any) -> Any:
     """Compare plan and run, with figures."""
     from virnucpro.report.run import run_report
 
-    return run_report(**options)
+    return run_report(**options).as_json()
 
 
 @report.command("overview")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import PurePath
 from typing import Any
 
 from virnucpro import __version__
 from virnucpro.formats import MERGE_FORMAT
 from virnucpro.merge.receipts import check_agreement
+from virnucpro.merge.shards import Shards
+from virnucpro.sequences.manifest import Manifest
 
 __all__ = ["DEMO_NOTICE", "provenance"]
 
@@ -18,54 +20,43 @@ DEMO_NOTICE = (
 )
 
 
-def provenance(
-    manifest: dict[str, Any], receipts: Sequence[dict[str, Any]], plan: dict[str, Any]
-) -> dict[str, Any]:
+def provenance(manifest: Manifest, shards: Shards) -> dict[str, Any]:
     """Describe a sample's inputs, plans, model and device, without times and folders.
 
-    Args:
-        manifest: of `split`.
-        receipts: of all shards.
-        plan: the plans' common parameters and the hash over all of them.
-
     Returns:
-        A nested mapping of strings, numbers and lists of them.
+        A nested mapping of strings, numbers and lists of them, as it stands in the file.
 
     Raises:
         DataError: the shards were not computed in the same way.
     """
-    distinct = check_agreement(receipts)
-    first = receipts[0]
-    inputs = manifest["inputs"]
+    execution = check_agreement(shards.receipts)
+    first = shards.receipts[0]
     return {
         "format": MERGE_FORMAT,
-        "sample": manifest["sample"],
-        "demo": first["demo"],
-        "notice": DEMO_NOTICE if first["demo"] else None,
+        "sample": manifest.sample,
+        "demo": first.demo,
+        "notice": DEMO_NOTICE if first.demo else None,
         "inputs": {
-            "file": [PurePath(entry["path"]).name for entry in inputs],
-            "sha256": [entry["sha256"] for entry in inputs],
-            "records": [entry["records"] for entry in inputs],
+            "file": [PurePath(file.path).name for file in manifest.inputs],
+            "sha256": [file.sha256 for file in manifest.inputs],
+            "records": [file.records for file in manifest.inputs],
         },
-        "split": manifest["parameters"],
-        "records": manifest["records"],
-        "plan": plan,
-        "model": first["model"],
-        "weights_sha256": first["weights_sha256"],
-        "layers": first["layers"],
-        "pooling": first["pooling"],
-        "pseudo_perplexity": first["pseudo_perplexity"],
-        "compute_dtype": first["compute_dtype"],
-        "output_dtype": first["dtype"],
-        "device": distinct["device"],
-        "backend": distinct["backend"],
-        "tokens_per_step": distinct["tokens_per_step"],
-        "versions": {
-            "merge": __version__,
-            "embed": [_version(entry) for entry in distinct["versions"]],
-        },
+        "split": manifest.parameters,
+        "records": asdict(manifest.records),
+        "plan": {**shards.parameters.as_json(), "hash": shards.plans_hash},
+        "model": first.model,
+        "weights_sha256": first.weights_sha256,
+        "layers": first.layers,
+        "pooling": first.pooling,
+        "pseudo_perplexity": first.pseudo_perplexity,
+        "compute_dtype": first.compute_dtype,
+        "output_dtype": first.dtype,
+        "device": execution.device,
+        "backend": execution.backend,
+        "tokens_per_step": execution.tokens_per_step,
+        "versions": {"merge": __version__, "embed": list(map(_text, execution.versions))},
     }
 
 
-def _version(versions: dict[str, Any]) -> str:
+def _text(versions: dict[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from virnucpro.errors import DataError
-from virnucpro.files import read_json, sha256_of
-from virnucpro.formats import EMBED_FORMAT, EXTRA_ARRAYS, check_format, extra_path
+from virnucpro.files import sha256_of
+from virnucpro.formats import EMBED_FORMAT, EXTRA_ARRAYS, extra_path, read_as
 from virnucpro.plan.plan import Plan
 
 __all__ = [
+    "Execution",
+    "Quarantined",
     "ShardEmbeddings",
+    "ShardReceipt",
     "all_finite",
     "check_agreement",
     "check_complete",
@@ -30,33 +33,9 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _AGAIN = "remove the shard's .npy and .json and run again: only this shard is computed again"
-_FIELDS: dict[str, type | tuple[type, ...]] = {
-    "shard": str,
-    "array_sha256": str,
-    "extras": dict,
-    "shape": list,
-    "dtype": str,
-    "plan_hash": str,
-    "sequences": int,
-    "weights_sha256": str,
-    "model": str,
-    "demo": bool,
-    "layers": list,
-    "pooling": str,
-    "pseudo_perplexity": str,
-    "compute_dtype": str,
-    "device": str,
-    "backend": str,
-    "tokens_per_step": int,
-    "versions": dict,
-    "quarantined": list,
-    "steps": int,
-    "retries": int,
-    "recomputed_float32": int,
-}
 _MUST_AGREE = (
     *("model", "weights_sha256", "layers", "pooling", "pseudo_perplexity"),
-    *("compute_dtype", "dtype"),
+    *("compute_dtype", "dtype", "dimension"),
 )
 # All ones in a float's exponent, and only there: infinite or not a number.
 _EXPONENTS: dict[int, np.unsignedinteger[Any]] = {
@@ -64,46 +43,86 @@ _EXPONENTS: dict[int, np.unsignedinteger[Any]] = {
     4: np.uint32(0x7F800000),
     8: np.uint64(0x7FF0000000000000),
 }
-_MAY_DIFFER = ("device", "backend", "tokens_per_step", "versions")
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A sequence without an embedding."""
+
+    row: int  # in the shard's array
+    key: str  # in hexadecimal
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class ShardReceipt:
+    """What the receipt of a shard's embeddings says."""
+
+    shard: str
+    plan_hash: str  # content hash of the plan
+    sequences: int
+    model: str
+    weights_sha256: str
+    demo: bool  # whether the weights are random
+    pooling: str
+    pseudo_perplexity: str
+    compute_dtype: str
+    dtype: str  # of the array
+    device: str
+    versions: dict[str, str]  # of virnucpro and torch
+    array_sha256: str
+    extras: dict[str, str]  # name -> SHA-256, of those of `EXTRA_ARRAYS` that there are
+    shape: list[int]  # [sequences, layers, dim]
+    layers: list[int]  # from 1; 0 are the embedded residues
+    backend: str  # of the attention
+    tokens_per_step: int
+    quarantined: list[Quarantined]
+    steps: int
+    retries: int  # of steps, at half their tokens
+    recomputed_float32: int  # sequences
+    closeness: dict[str, float] | None = None  # of a coarse number format to float32
+
+    @property
+    def dimension(self) -> int:
+        """Dimension of an embedding."""
+        return self.shape[2]
 
 
 @dataclass(frozen=True)
 class ShardEmbeddings:
-    """A shard's array and receipt, checked against each other and against the plan.
+    """A shard's array and receipt, checked against each other and against the plan."""
 
-    Attributes:
-        npy: the array's file.
-        receipt: the receipt as it was read.
-        array: [sequences, layers, dim] float32 or float16, mapped from the file.
-        quarantined: row -> (reason, detail) of the sequences that have no embedding.
-        extras: name -> array, mapped from its file, of those of `virnucpro.formats.EXTRA_ARRAYS`
-            that were asked for.
-    """
-
-    npy: Path
-    receipt: dict[str, Any]
-    array: npt.NDArray[np.floating[Any]]
-    quarantined: dict[int, tuple[str, str]]
-    extras: dict[str, npt.NDArray[np.floating[Any]]]
+    npy: Path  # the array's file
+    receipt: ShardReceipt
+    array: npt.NDArray[np.floating[Any]]  # [sequences, layers, dim] float32 or float16, mapped
+    quarantined: dict[int, Quarantined]  # by row
+    extras: dict[str, npt.NDArray[np.floating[Any]]]  # name -> array, mapped, of `EXTRA_ARRAYS`
 
 
-def read_receipt(path: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Execution:
+    """What a sample's shards ran on: the distinct values of each field, in shard order."""
+
+    device: list[str]
+    backend: list[str]
+    tokens_per_step: list[int]
+    versions: list[dict[str, str]]
+
+    @property
+    def differing(self) -> list[str]:
+        """The fields in which shards differ."""
+        return [field for field, values in vars(self).items() if len(values) > 1]
+
+
+def read_receipt(path: Path) -> ShardReceipt:
     """Read the receipt of a shard's embeddings.
 
     Raises:
         InputError: another version of the program wrote it.
         DataError: it is missing, or a field is missing or of another type.
     """
-    receipt = read_json(path)
-    check_format("embedding receipt", receipt.get("format"), EMBED_FORMAT, path=path)
-    for field, kind in _FIELDS.items():
-        if not isinstance(receipt.get(field), kind):
-            raise DataError(
-                f"field {field!r} is {receipt.get(field)!r}, expected {kind}",
-                path=path,
-                hint=_AGAIN,
-            )
-    return receipt
+    return read_as(ShardReceipt, path, "embedding receipt", EMBED_FORMAT)
 
 
 def open_array(npy: Path, dimensions: int = 3) -> npt.NDArray[np.floating[Any]]:
@@ -157,22 +176,22 @@ def verify_shard(
         InputError: the receipt has another format number.
     """
     facts = read_receipt(receipt)
-    _same(npy, "shard", "its file name says", npy.stem, "the receipt", facts["shard"])
-    _same(npy, "plan", "the plan is", plan.content_hash, "the receipt names", facts["plan_hash"])
+    _same(npy, "shard", "its file name says", npy.stem, "the receipt", facts.shard)
+    _same(npy, "plan", "the plan is", plan.content_hash, "the receipt names", facts.plan_hash)
     rows = int(np.count_nonzero(np.bincount(plan.row)))
-    _same(npy, "sequences", "the plan has", rows, "the receipt", facts["sequences"])
+    _same(npy, "sequences", "the plan has", rows, "the receipt", facts.sequences)
     if not npy.is_file():
         raise DataError("is missing, its receipt is there", path=npy, hint=_AGAIN)
     found = sha256.result() if sha256 else sha256_of(npy)
-    _same(npy, "sha256", "the file has", found, "the receipt", facts["array_sha256"])
+    _same(npy, "sha256", "the file has", found, "the receipt", facts.array_sha256)
     array = open_array(npy)
-    _same(npy, "shape", "the array has", list(array.shape), "the receipt", facts["shape"])
-    _same(npy, "dtype", "the array has", array.dtype.name, "the receipt", facts["dtype"])
+    _same(npy, "shape", "the array has", list(array.shape), "the receipt", facts.shape)
+    _same(npy, "dtype", "the array has", array.dtype.name, "the receipt", facts.dtype)
     outer = [len(array), array.shape[1]]
-    named = [facts["sequences"], len(set(facts["layers"]))]
+    named = [facts.sequences, len(set(facts.layers))]
     _same(npy, "sequences and layers", "the array has", outer, "the receipt names", named)
     extras = {}
-    for name, stated in facts["extras"].items():
+    for name, stated in facts.extras.items():
         path = extra_path(npy, name)
         if name not in EXTRA_ARRAYS or not path.is_file():
             raise DataError(f"{name} is missing, its receipt is there", path=path, hint=_AGAIN)
@@ -198,19 +217,18 @@ def _same(npy: Path, what: str, left: str, found: object, right: str, stated: ob
         )
 
 
-def _quarantined(npy: Path, receipt: dict[str, Any], plan: Plan) -> dict[int, tuple[str, str]]:
-    """Give row -> (reason, detail); each row's key must be the plan's key of that row."""
-    entries = receipt["quarantined"]
-    listed = {int(entry["row"]): entry for entry in entries}
-    _same(npy, "quarantined rows", "distinct", len(listed), "listed", len(entries))
+def _quarantined(npy: Path, receipt: ShardReceipt, plan: Plan) -> dict[int, Quarantined]:
+    """Return the quarantined sequences by row; a row's key must be the plan's key of that row."""
+    listed = {sequence.row: sequence for sequence in receipt.quarantined}
+    _same(npy, "quarantined rows", "distinct", len(listed), "listed", len(receipt.quarantined))
     if not listed:
         return {}
-    wanted = np.isin(plan.row, np.fromiter(listed, dtype=np.int64))
-    keys = dict(zip(plan.row[wanted].tolist(), plan.keys[wanted], strict=True))
-    for row, entry in listed.items():
+    chosen = np.isin(plan.row, np.fromiter(listed, dtype=np.int64))
+    keys = dict(zip(plan.row[chosen].tolist(), plan.keys[chosen], strict=True))
+    for row, sequence in listed.items():
         planned = keys[row].tobytes().hex() if row in keys else None
-        _same(npy, f"key of row {row}", "the plan has", planned, "the receipt", entry["key"])
-    return {row: (str(entry["reason"]), str(entry["detail"])) for row, entry in listed.items()}
+        _same(npy, f"key of row {row}", "the plan has", planned, "the receipt", sequence.key)
+    return listed
 
 
 def check_complete(names: Sequence[str], directory: Path, suffixes: Sequence[str]) -> None:
@@ -239,43 +257,36 @@ def check_complete(names: Sequence[str], directory: Path, suffixes: Sequence[str
         )
 
 
-def check_agreement(receipts: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+def check_agreement(receipts: Sequence[ShardReceipt]) -> Execution:
     """Check that all shards were computed in the same way.
 
     Weights, layers, pooling, dtypes and dimension must be the same. Device, backend, tokens per
     step and versions may differ, for they only change the last bits; that is logged.
 
     Args:
-        receipts: the receipts of at least one verified shard.
-
-    Returns:
-        Field -> distinct values in shard order, for the fields that may differ.
+        receipts: of at least one verified shard.
 
     Raises:
         DataError: two shards differ in a field that must agree; both are named.
     """
-    first = _must_agree(receipts[0])
+    first = receipts[0]
     for receipt in receipts[1:]:
-        for field, value in _must_agree(receipt).items():
-            if value != first[field]:
+        for field in _MUST_AGREE:
+            expected, found = getattr(first, field), getattr(receipt, field)
+            if found != expected:
                 raise DataError(
-                    f"{field} differs between shards: {receipts[0]['shard']} has {first[field]}, "
-                    f"{receipt['shard']} has {value}",
+                    f"{field} differs between shards: {first.shard} has {expected}, "
+                    f"{receipt.shard} has {found}",
                     hint="embed all shards of a sample with the same weights and options",
                 )
-    return {field: _distinct(field, receipts) for field in _MAY_DIFFER}
+    return Execution(**{field.name: _distinct(field.name, receipts) for field in fields(Execution)})
 
 
-def _must_agree(receipt: dict[str, Any]) -> dict[str, Any]:
-    fields = {field: receipt[field] for field in _MUST_AGREE}
-    return {**fields, "dimension": receipt["shape"][2]}
-
-
-def _distinct(field: str, receipts: Sequence[dict[str, Any]]) -> list[Any]:
+def _distinct(field: str, receipts: Sequence[ShardReceipt]) -> list[Any]:
     values: list[Any] = []
     for receipt in receipts:
-        if receipt[field] not in values:
-            values.append(receipt[field])
+        if getattr(receipt, field) not in values:
+            values.append(getattr(receipt, field))
     if len(values) > 1:
         logger.warning(
             "shards differ in %s: %s; values agree within rounding, not bit for bit",

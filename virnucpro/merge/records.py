@@ -1,4 +1,4 @@
-"""The records of a sample, read as a stream, and where in the shards each one's embedding is."""
+"""The accepted records of a sample, read from records.parquet as a stream."""
 
 from __future__ import annotations
 
@@ -13,15 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from virnucpro.errors import DataError
-from virnucpro.plan.plan import Plan
 
 __all__ = [
-    "Places",
     "RecordKeys",
     "iter_id_blocks",
     "iter_lengths",
     "iter_records",
-    "place_shard",
     "read_keys",
 ]
 
@@ -44,63 +41,17 @@ _HINT = "remove the sample's shards and records and run split again"
 
 @dataclass(frozen=True)
 class RecordKeys:
-    """What places the records, one entry a record, in input order.
+    """What places the records, in input order."""
 
-    Attributes:
-        keys: [n] 16-byte keys.
-        shards: [n] int32 shard numbers.
-        lengths: [n] int32 residues.
-        order: [n] int64, the records' numbers grouped by shard, in input order inside a shard.
-        bounds: [shards + 1] int64, where each shard's records start in `order`.
-    """
-
-    keys: npt.NDArray[np.bytes_]
-    shards: npt.NDArray[np.int32]
-    lengths: npt.NDArray[np.int32]
-    order: npt.NDArray[np.int64]
-    bounds: npt.NDArray[np.int64]
+    keys: npt.NDArray[np.bytes_]  # [records] of 16 bytes
+    shards: npt.NDArray[np.int32]  # [records] shard numbers
+    lengths: npt.NDArray[np.int32]  # [records] residues
+    order: npt.NDArray[np.int64]  # [records] numbers grouped by shard, there in input order
+    bounds: npt.NDArray[np.int64]  # [shards + 1] where each shard's records start in `order`
 
     def of_shard(self, shard: int) -> npt.NDArray[np.int64]:
         """Give the numbers of a shard's records, in input order."""
         return self.order[self.bounds[shard] : self.bounds[shard + 1]]
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where each record's embedding is, and what was computed for it; one entry a record.
-
-    Attributes:
-        shard: [n] int32 shard number.
-        row: [n] int32 row in the shard's array.
-        tokens: [n] int32 tokens that were computed.
-        windows: [n] int32, in how many items the sequence was computed.
-        residues: [n, 2] int64, where its residues start and end among those of all sequences that
-            have an embedding, shard after shard.
-        truncated: [n] bool, residues were left out.
-        quarantined: [n] bool, the row holds no embedding.
-    """
-
-    shard: npt.NDArray[np.int32]
-    row: npt.NDArray[np.int32]
-    tokens: npt.NDArray[np.int32]
-    windows: npt.NDArray[np.int32]
-    residues: npt.NDArray[np.int64]
-    truncated: npt.NDArray[np.bool_]
-    quarantined: npt.NDArray[np.bool_]
-
-    @classmethod
-    def empty(cls, shards: npt.NDArray[np.int32]) -> Places:
-        """Make room for the places of the records of these shards; untouched room takes none."""
-        n = len(shards)
-        return cls(
-            shards,
-            np.zeros(n, np.int32),
-            np.zeros(n, np.int32),
-            np.zeros(n, np.int32),
-            np.zeros((n, 2), np.int64),
-            np.zeros(n, np.bool_),
-            np.zeros(n, np.bool_),
-        )
 
 
 def _open(path: Path) -> pq.ParquetFile:
@@ -226,94 +177,3 @@ def _check_order(
             hint=_HINT,
         )
     return int(files[-1]), int(lines[-1])
-
-
-def place_shard(
-    name: str,
-    plan: Plan,
-    quarantined: dict[int, tuple[str, str]],
-    records: RecordKeys,
-    chosen: npt.NDArray[np.int64],
-    places: Places,
-    first_residue: int | None = None,
-) -> int | None:
-    """Find the rows of a shard's records by their keys, and fill in their `places`.
-
-    Args:
-        name: the shard's name, for messages.
-        plan: the shard's plan.
-        quarantined: rows of the shard without an embedding.
-        records: all records.
-        chosen: numbers of the shard's records.
-        places: filled in at `chosen`.
-        first_residue: how many residues the shards before have; None where residues were not kept.
-
-    Returns:
-        How many residues the shards up to this one have; None where they were not kept.
-
-    Raises:
-        DataError: plan and records do not hold the same sequences.
-    """
-    keys, ends, tokens, truncated = _by_row(name, plan)
-    wanted = records.keys[chosen]
-    row = np.searchsorted(keys, wanted)
-    found = row < len(keys)
-    found[found] = keys[row[found]] == wanted[found]
-    unused = np.ones(len(keys), np.bool_)
-    unused[row[found]] = False
-    if not found.all() or unused.any():
-        raise DataError(
-            f"shard {name}: records and plan do not hold the same sequences: "
-            f"{np.count_nonzero(~found)} records are not in the plan{_hex(wanted[~found])}, "
-            f"{np.count_nonzero(unused)} sequences of the plan are in no record"
-            f"{_hex(keys[unused])}",
-            hint="remove the sample's shards and plans and run again",
-        )
-    lengths = records.lengths[chosen]
-    wrong = np.where(truncated[row], lengths <= ends[row], lengths != ends[row])
-    if wrong.any():
-        first = int(np.flatnonzero(wrong)[0])
-        raise DataError(
-            f"shard {name}: {np.count_nonzero(wrong)} records have another length than their "
-            f"plan, the first: record {chosen[first]} has {lengths[first]} residues, the plan "
-            f"ends at {ends[row[first]]}",
-            hint="remove the sample's shards and plans and run again",
-        )
-    places.row[chosen] = row
-    places.tokens[chosen] = tokens[row]
-    places.windows[chosen] = np.bincount(plan.row)[row]
-    places.truncated[chosen] = truncated[row]
-    places.quarantined[chosen] = np.isin(row, np.fromiter(quarantined, dtype=np.int64))
-    if first_residue is None:
-        return None
-    kept = np.diff(plan.residue_offsets)
-    kept[list(quarantined)] = 0
-    residue_ends = first_residue + np.cumsum(kept)
-    places.residues[chosen] = np.stack([residue_ends - kept, residue_ends], axis=1)[row]
-    return int(residue_ends[-1]) if len(kept) else first_residue
-
-
-def _by_row(name: str, plan: Plan) -> tuple[npt.NDArray[Any], ...]:
-    """Give each sequence's key, last residue, tokens and truncation; a row may be many items."""
-    rows = int(np.count_nonzero(np.bincount(plan.row)))
-    if plan.items and int(plan.row.max()) != rows - 1:
-        raise DataError(f"shard {name}: the plan leaves out rows: {rows} of {plan.row.max() + 1}")
-    # A fixed-size byte string compares in numpy as if padded with NUL, so a key that ends in NUL
-    # keeps its place.
-    keys = np.zeros(rows, dtype="S16")
-    keys[plan.row] = np.ascontiguousarray(plan.keys).view("S16").reshape(-1)
-    ends, tokens = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
-    np.maximum.at(ends, plan.row, plan.end)
-    np.add.at(tokens, plan.row, plan.tokens)
-    truncated = np.zeros(rows, np.bool_)
-    truncated[plan.row[plan.truncated]] = True
-    if not (keys[1:] > keys[:-1]).all():
-        raise DataError(f"shard {name}: the plan's keys are not rising by row")
-    return keys, ends, tokens, truncated
-
-
-def _hex(keys: npt.NDArray[Any]) -> str:
-    if not len(keys):
-        return ""
-    examples = ", ".join(bytes(key).ljust(16, b"\0").hex() for key in keys[:10])
-    return f" ({examples}{', ...' if len(keys) > 10 else ''})"

@@ -65,10 +65,10 @@ def write_residues(
         file.attrs.update({name: facts[name][()] for name in _FACTS if name in facts})
         for name, column in _COLUMNS.items():
             _copy_column(merged["obs"][column], file, name)
-        shape = (total, receipt["shape"][2])
+        shape = (total, receipt.dimension)
         layers = [
-            file.create_dataset(f"layer_{layer}", shape, receipt["dtype"], track_times=False)
-            for layer in receipt["layers"]
+            file.create_dataset(f"layer_{layer}", shape, receipt.dtype, track_times=False)
+            for layer in receipt.layers
         ]
         place = 0
         for name, left_out in zip(shards.names, shards.quarantined, strict=True):

@@ -1,4 +1,4 @@
-"""The shards of a sample: the manifest, and the proof that all of them belong together."""
+"""The shards of a sample, with the proof that all of them belong together."""
 
 from __future__ import annotations
 
@@ -6,113 +6,99 @@ import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from virnucpro.errors import DataError
-from virnucpro.files import read_json, sha256_meanwhile, sha256_of
-from virnucpro.formats import SPLIT_FORMAT, check_format
-from virnucpro.merge.receipts import ShardEmbeddings, check_complete, verify_shard
-from virnucpro.merge.records import Places, RecordKeys, place_shard, read_keys
+from virnucpro.files import sha256_meanwhile, sha256_of
+from virnucpro.merge.places import Places, place_shard
+from virnucpro.merge.receipts import (
+    Quarantined,
+    ShardEmbeddings,
+    ShardReceipt,
+    check_complete,
+    verify_shard,
+)
+from virnucpro.merge.records import RecordKeys, read_keys
+from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.plan import Plan, read_plan
 from virnucpro.progress import Progress
+from virnucpro.sequences.manifest import Manifest, ShardEntry
 
-__all__ = ["Shards", "check_written_by_split", "read_manifest", "shard_names", "verify_shards"]
+__all__ = ["Shards", "check_written_by_split", "verify_shards"]
 
 _SPLIT_AGAIN = "remove the sample's shards and records and run split again"
 
 
 @dataclass(frozen=True)
 class Shards:
-    """All shards of a sample, verified.
-
-    Attributes:
-        names: in the manifest's order.
-        receipts: one a shard.
-        quarantined: one a shard, row -> (reason, detail).
-        places: where each record is.
-        plan: the plans' common parameters, and a hash over their content hashes.
-        residues: how many residues all sequences with an embedding have; None where they were not
-            kept.
-    """
+    """All shards of a sample, verified; the lists have an entry a shard."""
 
     names: list[str]
-    receipts: list[dict[str, Any]]
-    quarantined: list[dict[int, tuple[str, str]]]
+    receipts: list[ShardReceipt]
+    quarantined: list[dict[int, Quarantined]]  # by row
     places: Places
-    plan: dict[str, Any]
-    residues: int | None = None
-
-
-def read_manifest(shards_dir: Path) -> dict[str, Any]:
-    """Read the manifest that `split` wrote beside its shards.
-
-    Raises:
-        DataError: it is missing or is not JSON.
-        InputError: another version of the program wrote it.
-    """
-    path = shards_dir / "manifest.json"
-    manifest = read_json(path)
-    check_format("split manifest", manifest.get("format"), SPLIT_FORMAT, path=path)
-    return manifest
-
-
-def shard_names(manifest: dict[str, Any]) -> list[str]:
-    """Give the names of a manifest's shards, by shard number."""
-    return [str(shard["name"]) for shard in manifest["shards"]]
+    parameters: PlanParameters  # of all plans
+    plans_hash: str  # SHA-256 over the plans' content hashes
+    residues: int | None  # of all sequences with an embedding; None where they were not kept
 
 
 def verify_shards(
-    manifest: dict[str, Any], *, records: Path, plans_dir: Path, embeddings_dir: Path
+    manifest: Manifest, *, records: Path, plans_dir: Path, embeddings_dir: Path
 ) -> Shards:
     """Verify every shard, one at a time, and find every record's row in them.
 
     Args:
         manifest: of `split`.
         records: records.parquet.
-        plans_dir: must hold exactly the manifest's plans.
-        embeddings_dir: must hold exactly the manifest's arrays and receipts.
+        plans_dir: must hold the manifest's plans.
+        embeddings_dir: must hold the manifest's arrays and receipts.
 
     Raises:
-        DataError: something is missing, too much, damaged, or of another run.
+        DataError: something is missing, damaged, or of another run.
         InputError: a file has another format number.
     """
-    names = shard_names(manifest)
+    names = manifest.names
     check_complete(names, embeddings_dir, (".npy", ".json"))
     check_complete(names, plans_dir, (".parquet",))
-    keys = _accepted(manifest, records, len(names))
-    shards = Shards(names, [], [], Places.empty(keys.shards), {})
+    keys = _accepted(manifest, records)
+    places = Places.empty(keys.shards)
+    receipts, quarantined, parameters = [], [], []
     residues: int | None = 0
     digest = hashlib.sha256()
-    progress = Progress(len(names), "shards", what=f"{manifest['sample']}: checking")
+    progress = Progress(len(names), "shards", what=f"{manifest.sample}: checking")
     with contextlib.closing(progress):
         hashes = _hashed_ahead([embeddings_dir / f"{name}.npy" for name in names])
-        for number, (name, facts) in enumerate(zip(names, manifest["shards"], strict=True)):
-            plan, shard = _verify(name, facts, plans_dir, embeddings_dir, next(hashes))
+        for number, entry in enumerate(manifest.shards):
+            plan, shard = _verify(entry, plans_dir, embeddings_dir, next(hashes))
             if "residues" not in shard.extras:
                 residues = None
             residues = place_shard(
-                *(name, plan, shard.quarantined, keys, keys.of_shard(number), shards.places),
+                *(entry.name, plan, shard.quarantined, keys, keys.of_shard(number), places),
                 first_residue=residues,
             )
-            shards.receipts.append(shard.receipt)
-            shards.quarantined.append(shard.quarantined)
-            parameters = shards.plan or plan.parameters
-            if parameters != plan.parameters:
-                raise DataError(
-                    f"plans differ in their parameters: {names[0]} has {parameters}, {name} has "
-                    f"{plan.parameters}",
-                    hint="remove the sample's plans and run again",
-                )
-            shards.plan.update(plan.parameters)
+            receipts.append(shard.receipt)
+            quarantined.append(shard.quarantined)
+            parameters.append(plan.parameters)
             digest.update(plan.content_hash.encode())
             progress.step(1)
-    shards.plan["hash"] = digest.hexdigest()
-    return replace(shards, residues=residues)
+    _check_parameters(names, parameters)
+    return Shards(
+        *(names, receipts, quarantined, places, parameters[0], digest.hexdigest(), residues)
+    )
 
 
-def check_written_by_split(path: Path, sha256: object) -> None:
+def _check_parameters(names: Sequence[str], parameters: Sequence[PlanParameters]) -> None:
+    for name, found in zip(names, parameters, strict=True):
+        if found != parameters[0]:
+            raise DataError(
+                f"plans differ in their parameters: {names[0]} has {parameters[0]}, {name} has "
+                f"{found}",
+                hint="remove the sample's plans and run again",
+            )
+
+
+def check_written_by_split(path: Path, sha256: str) -> None:
     """Check that a file is the one that the manifest knows.
 
     Raises:
@@ -129,13 +115,12 @@ def check_written_by_split(path: Path, sha256: object) -> None:
         )
 
 
-def _accepted(manifest: dict[str, Any], records: Path, shards: int) -> RecordKeys:
-    check_written_by_split(records, manifest.get("records_sha256"))
-    keys = read_keys(records, shards=shards)
-    accepted = manifest["records"]["accepted"]
-    if len(keys.keys) != accepted:
+def _accepted(manifest: Manifest, records: Path) -> RecordKeys:
+    check_written_by_split(records, manifest.records_sha256)
+    keys = read_keys(records, shards=len(manifest.shards))
+    if len(keys.keys) != manifest.records.accepted:
         raise DataError(
-            f"has {len(keys.keys)} records, the manifest {accepted}",
+            f"has {len(keys.keys)} records, the manifest {manifest.records.accepted}",
             path=records,
             hint=_SPLIT_AGAIN,
         )
@@ -143,7 +128,7 @@ def _accepted(manifest: dict[str, Any], records: Path, shards: int) -> RecordKey
 
 
 def _hashed_ahead(paths: Sequence[Path]) -> Iterator[Future[str]]:
-    """Give each file's hash, while the next file is read and hashed already."""
+    """Yield each file's hash, while the next file is read and hashed already."""
     ahead = (sha256_meanwhile(path) for path in paths)
     current = next(ahead, None)
     while current is not None:
@@ -153,20 +138,16 @@ def _hashed_ahead(paths: Sequence[Path]) -> Iterator[Future[str]]:
 
 
 def _verify(
-    name: str,
-    facts: dict[str, Any],
-    plans_dir: Path,
-    embeddings_dir: Path,
-    sha256: Future[str],
+    entry: ShardEntry, plans_dir: Path, embeddings_dir: Path, sha256: Future[str]
 ) -> tuple[Plan, ShardEmbeddings]:
-    path = plans_dir / f"{name}.parquet"
+    path = plans_dir / f"{entry.name}.parquet"
     plan = read_plan(path)
-    array, receipt = embeddings_dir / f"{name}.npy", embeddings_dir / f"{name}.json"
+    array, receipt = (embeddings_dir / f"{entry.name}{suffix}" for suffix in (".npy", ".json"))
     shard = verify_shard(array, receipt, plan, sha256)
-    if facts["sequences"] != shard.receipt["sequences"]:
+    if entry.sequences != shard.receipt.sequences:
         raise DataError(
-            f"shard {name}: the manifest has {facts['sequences']} sequences, its plan and "
-            f"embeddings {shard.receipt['sequences']}",
+            f"shard {entry.name}: the manifest has {entry.sequences} sequences, its plan and "
+            f"embeddings {shard.receipt.sequences}",
             path=path,
             hint="remove the shard's plan and embeddings and run again",
         )

@@ -5,11 +5,22 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-__all__ = ["GPUS", "START_SECONDS", "Wanted", "cost_lines", "estimate_cost", "wall_seconds"]
+from virnucpro.plan.report import Packing, PlanReport
+from virnucpro.report.rates import Estimate
+
+__all__ = [
+    "GPUS",
+    "START_SECONDS",
+    "Cost",
+    "DeviceCost",
+    "Workload",
+    "cost_lines",
+    "estimate_cost",
+    "wall_seconds",
+]
 
 #: Seconds of a job beside its steps: imports, weights, CUDA, Snakemake's part, the files at the end
 #: (650M on an H100, benchmarks/RESULTS.md, two GPUs). A job is a shard.
@@ -24,108 +35,120 @@ _FRAME_BYTES = 35  # of a sequence in a shard: ">", its key as hex, line ends
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What will be computed with the plans.
-
-    Attributes:
-        model: the model's name.
-        dim: dimension of its vectors; None where it is not known yet (a local file, not converted).
-        layers: layers that are kept.
-        output_dtype: ``float32`` or ``float16``.
-        residues: whether the representations of all residues are kept too.
-    """
+class Workload:
+    """What will be computed with the plans."""
 
     model: str
-    dim: int | None
-    layers: int = 1
+    dim: int | None  # None where it is not known yet: a local file that is not converted
+    layers: int = 1  # that are kept
     output_dtype: str = "float32"
-    residues: bool = False
+    residues: bool = False  # whether the representations of all residues are kept too
+
+
+@dataclass(frozen=True)
+class DeviceCost:
+    """What a device whose rate with the model is known will take."""
+
+    device: str
+    dtype: str
+    measured_here: bool  # else the rate is a shipped one
+    gpu_hours: float  # with each job's start
+    wall_seconds: dict[str, float]  # by number of GPUs
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What it takes to compute all plans of a sample; sizes are None without a dimension."""
+
+    model: str
+    jobs: int
+    output_bytes: int | None  # embeddings.h5ad and residues.h5
+    disk_bytes: int | None  # all that lies on the disk at the end, weights and exports apart
+    devices: list[DeviceCost]
 
 
 def estimate_cost(
-    wanted: Wanted,
+    workload: Workload,
     records: int,
-    reports: Sequence[dict[str, Any]],
-    estimates: Sequence[dict[str, Any]],
-) -> dict[str, Any]:
+    reports: Sequence[PlanReport],
+    estimates: Sequence[Estimate],
+) -> Cost:
     """Estimate what it takes to compute all plans of a sample with a model.
 
     Args:
-        wanted: what will be computed.
+        workload: what will be computed.
         records: rows of embeddings.h5ad.
         reports: the plan report of each shard.
         estimates: of `estimate_seconds`.
-
-    Returns:
-        ``output_bytes`` of embeddings.h5ad and residues.h5 and ``disk_bytes`` of all that lies on
-        the disk at the end, weights and exports apart (both None where the dimension is not
-        known); and ``devices``, an entry for each device whose rate with this model is known:
-        ``gpu_hours`` with each job's start, and ``wall_seconds`` by number of GPUs.
     """
-    output = disk = None
-    if wanted.dim is not None:
-        vector = wanted.layers * wanted.dim * np.dtype(wanted.output_dtype).itemsize
-        output = records * (vector + _OBS_BYTES)
-        disk = output + sum(
-            report["sequences"] * (vector + _FRAME_BYTES)
-            + report["sequence_residues"]
-            + report["items"] * _PLAN_BYTES
-            for report in reports
-        )
-        if wanted.residues:
-            kept = sum(r["sequence_residues"] - r["truncated_residues"] for r in reports) * vector
-            output += kept
-            disk += 2 * kept  # of the shards, and of residues.h5
-    tokens = [report["batches"] * report["token_budget"] for report in reports]
+    output, disk = _sizes(workload, records, [report.packing for report in reports])
     devices = []
     for estimate in estimates:
-        if estimate["model"] != wanted.model:
+        if estimate.model != workload.model:
             continue
-        jobs = [START_SECONDS + count / estimate["tokens_per_second"] for count in tokens]
+        rate = estimate.tokens_per_second
+        jobs = [START_SECONDS + report.computed_tokens / rate for report in reports]
         devices.append(
-            {
-                **{key: estimate[key] for key in ("device", "dtype", "measured_here")},
-                "gpu_hours": round(sum(jobs) / 3600, 4),
-                "wall_seconds": {str(n): round(wall_seconds(jobs, n), 1) for n in GPUS},
-            }
+            DeviceCost(
+                estimate.device,
+                estimate.dtype,
+                estimate.measured_here,
+                gpu_hours=round(sum(jobs) / 3600, 4),
+                wall_seconds={str(n): round(wall_seconds(jobs, n), 1) for n in GPUS},
+            )
         )
-    return {
-        "model": wanted.model,
-        "jobs": len(tokens),
-        "output_bytes": output,
-        "disk_bytes": disk,
-        "devices": devices,
-    }
+    return Cost(workload.model, len(reports), output, disk, devices)
+
+
+def _sizes(
+    workload: Workload, records: int, packings: Sequence[Packing]
+) -> tuple[int | None, int | None]:
+    """Return the bytes of the output, and of all that lies on the disk at the end."""
+    if workload.dim is None:
+        return None, None
+    vector = workload.layers * workload.dim * np.dtype(workload.output_dtype).itemsize
+    output = records * (vector + _OBS_BYTES)
+    disk = output + sum(
+        packing.sequences * (vector + _FRAME_BYTES)
+        + packing.sequence_residues
+        + packing.items * _PLAN_BYTES
+        for packing in packings
+    )
+    if workload.residues:
+        kept = sum(p.sequence_residues - p.truncated_residues for p in packings) * vector
+        output += kept
+        disk += 2 * kept  # of the shards, and of residues.h5
+    return output, disk
 
 
 def wall_seconds(jobs: Sequence[float], gpus: int) -> float:
-    """Give the time until the last job ends, each GPU taking the next job as it becomes free."""
+    """Return the time until the last job ends, each GPU taking the next job as it becomes free."""
     free = [0.0] * gpus
     for seconds in jobs:
         heapq.heapreplace(free, free[0] + seconds)
     return max(free)
 
 
-def cost_lines(cost: dict[str, Any]) -> list[str]:
+def cost_lines(cost: Cost) -> list[str]:
     """Say an estimate in sentences, one a line."""
     lines = []
-    if cost["output_bytes"] is not None:
+    if cost.output_bytes is not None and cost.disk_bytes is not None:
         lines.append(
-            f"output: {_bytes(cost['output_bytes'])}; on the disk at the end, weights and exports "
-            f"apart: {_bytes(cost['disk_bytes'])}"
+            f"output: {_bytes(cost.output_bytes)}; on the disk at the end, weights and exports "
+            f"apart: {_bytes(cost.disk_bytes)}"
         )
-    for device in cost["devices"]:
-        whose = "measured here" if device["measured_here"] else "shipped rate"
+    for device in cost.devices:
+        whose = "measured here" if device.measured_here else "shipped rate"
         walls = ", ".join(
             f"{gpus} GPU{'s' if gpus != '1' else ''} {_duration(seconds)}"
-            for gpus, seconds in device["wall_seconds"].items()
+            for gpus, seconds in device.wall_seconds.items()
         )
         lines.append(
-            f"{cost['model']} on {device['device']}, {device['dtype']} ({whose}): "
-            f"{_hours(device['gpu_hours'])} GPU hours in {_jobs(cost['jobs'])}; wall time: {walls}"
+            f"{cost.model} on {device.device}, {device.dtype} ({whose}): "
+            f"{_hours(device.gpu_hours)} GPU hours in {_jobs(cost.jobs)}; wall time: {walls}"
         )
-    if not cost["devices"]:
-        lines.append(f"no rate of {cost['model']} is known yet: `token_budget` measures it")
+    if not cost.devices:
+        lines.append(f"no rate of {cost.model} is known yet: `token_budget` measures it")
     return lines
 
 
@@ -145,7 +168,7 @@ def _bytes(count: int) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Give a time as 3 h 05 min, 12 min or 40 s."""
+    """Return a time as 3 h 05 min, 12 min or 40 s."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)

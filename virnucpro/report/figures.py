@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from virnucpro.plan.parameters import PlanParameters
 from virnucpro.report.drawing import (
     BLACK,
     BLUE,
@@ -21,9 +21,15 @@ from virnucpro.report.drawing import (
     YELLOW,
     new_figure,
 )
-from virnucpro.report.summaries import Trace
+from virnucpro.report.traces import Trace
 
-__all__ = ["duplicates", "length_distribution", "packing_by_shard", "packing_efficiency", "run"]
+__all__ = [
+    "duplicates",
+    "length_distribution",
+    "packing_by_shard",
+    "packing_efficiency",
+    "throughput",
+]
 
 _BINS = 60
 _MANY_POINTS = 500
@@ -46,8 +52,7 @@ _WAYS = {
 def length_distribution(
     lengths: npt.NDArray[np.int64],
     counts: npt.NDArray[np.int64],
-    max_sequence_length: int,
-    long_sequences: str,
+    parameters: PlanParameters,
     path: Path,
 ) -> None:
     """Draw how many records have which length, and the limit above which they are cut.
@@ -55,10 +60,10 @@ def length_distribution(
     Args:
         lengths: [k] distinct lengths in residues, rising; at least one.
         counts: [k] records of each length.
-        max_sequence_length: residues.
-        long_sequences: what is done above it, "truncate" or "window".
+        parameters: with the limit, and what is done above it.
         path: the SVG to write.
     """
+    max_sequence_length = parameters.max_sequence_length
     low = max(1, int(lengths[0]) - 1)
     high = int(1.1 * max(lengths[-1], max_sequence_length)) + 2
     edges = np.unique(np.geomspace(low, high, _BINS + 1).round().astype(np.int64))
@@ -84,7 +89,7 @@ def length_distribution(
         axes.axvline(max_sequence_length + 1, color=BLACK, linestyle="--", linewidth=1)
         fate = (
             f"only their first {max_sequence_length:,} residues are embedded"
-            if long_sequences == "truncate"
+            if parameters.long_sequences == "truncate"
             else "they are embedded in windows"
         )
         axes.set_title(
@@ -109,15 +114,14 @@ def _count_axis(axes: Axes, label: str) -> None:
     axes.grid(axis="y", color="0.9")
 
 
-def packing_efficiency(planned: dict[str, Any], filled: float, path: Path) -> None:
+def packing_efficiency(shares: Mapping[str, float], path: Path) -> None:
     """Draw the share of computed tokens that are real: as planned, as it ran, and other ways.
 
     Args:
-        planned: as `summarise_plans` gives it.
-        filled: of the steps that ran, see `summarise_traces`.
+        shares: as `virnucpro.report.summaries.shares` gives them, and as ``achieved`` that of the
+            steps that ran.
         path: the SVG to write.
     """
-    shares = {**_planned_shares(planned), "achieved": filled}
     with new_figure(path, 3.0) as figure:
         axes = figure.add_subplot()
         names = [name for name, _, _ in _WAYS.values()]
@@ -133,29 +137,21 @@ def packing_efficiency(planned: dict[str, Any], filled: float, path: Path) -> No
         axes.grid(axis="x", color="0.9")
 
 
-def _planned_shares(plan: dict[str, Any]) -> dict[str, float]:
-    others = {name: values["efficiency"] for name, values in plan["alternatives"].items()}
-    return {"planned": plan["efficiency"], **others}
-
-
-def packing_by_shard(plans: Sequence[dict[str, Any]], filled: Sequence[float], path: Path) -> None:
+def packing_by_shard(shards: Sequence[Mapping[str, float]], path: Path) -> None:
     """Draw what is lacking to 100% for each shard, on a log scale: ways that differ little, too.
 
     Args:
-        plans: the shards' plan reports, in order.
-        filled: of the steps that ran, one a shard.
+        shards: of each, in order, what `packing_efficiency` takes.
         path: the SVG to write.
     """
-    planned = [_planned_shares(plan) for plan in plans]
-    lines = {way: [shares[way] for shares in planned] for way in _WAYS if way != "achieved"}
-    lines["achieved"] = list(filled)
-    size = 6 if len(plans) <= _MANY_SHARDS else 3
+    size = 6 if len(shards) <= _MANY_SHARDS else 3
     with new_figure(path, 3.8) as figure:
         axes = figure.add_subplot()
         for way, (name, colour, marker) in _WAYS.items():
-            lost = np.maximum(100 * (1 - np.array(lines[way])), _LEAST_PERCENT)
+            filled = np.array([shares[way] for shares in shards])
+            lost = np.maximum(100 * (1 - filled), _LEAST_PERCENT)
             axes.plot(
-                range(len(plans)),
+                range(len(shards)),
                 lost,
                 linestyle="none",
                 marker=marker,
@@ -169,7 +165,7 @@ def packing_by_shard(plans: Sequence[dict[str, Any]], filled: Sequence[float], p
         axes.set_ylim(_LEAST_PERCENT, 100)
         axes.yaxis.set_major_formatter(lambda value, _position: f"{value:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlim(-0.5, len(plans) - 0.5)
+        axes.set_xlim(-0.5, len(shards) - 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
         axes.set_xlabel("Shard (number)")
         axes.set_ylabel("Not real among computed\ntokens (%, log scale)")
@@ -211,7 +207,7 @@ def duplicates(
         _count_axis(axes, "Distinct sequences")
 
 
-def run(traces: Sequence[Trace], path: Path) -> None:
+def throughput(traces: Sequence[Trace], path: Path) -> None:
     """Draw the rate of each step along the run, shard after shard, and the memory in use.
 
     Args:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from virnucpro.errors import DataError
-from virnucpro.files import read_json, write_bytes
-from virnucpro.formats import REPORT_FORMAT, check_format
+from virnucpro.files import write_bytes
+from virnucpro.report.content import SampleSummary, read_summary
 from virnucpro.report.maps import map_by_length, map_by_sample, map_by_truncation
 from virnucpro.report.pages import overview_page
 from virnucpro.report.projection import project
@@ -31,27 +31,20 @@ def overview(results: Path, samples: Sequence[str], *, report_dir: Path) -> None
         DataError: a file is missing, or the samples were embedded by different models.
         InputError: a report has another format number.
     """
-    reports = []
+    reports: list[SampleSummary] = []
     for sample in samples:
         path = results / sample / "packing_report.json"
-        report = read_json(path)
-        check_format("report", report.get("format"), REPORT_FORMAT, path=path)
-        reports.append(report)
-        if _identity(report) != _identity(reports[0]):
+        reports.append(read_summary(path))
+        model, first = (replace(one.model, closeness=None) for one in (reports[-1], reports[0]))
+        if model != first:  # of which what was measured of each sample is no part
             raise DataError(
-                f"was embedded otherwise than {samples[0]}: {_identity(report)}, not "
-                f"{_identity(reports[0])}",
+                f"was embedded otherwise than {samples[0]}: {model}, not {first}",
                 path=path,
                 hint="run the workflow again, so that all samples have one model",
             )
     projection = project([results / sample / "embeddings.h5ad" for sample in samples])
-    notice = _NOTICE if reports[0]["demo"] else None
+    notice = _NOTICE if reports[0].demo else None
     map_by_length(projection, notice, report_dir / "map_by_length.svg")
     map_by_sample(projection, samples, notice, report_dir / "map_by_sample.svg")
     map_by_truncation(projection, notice, report_dir / "map_by_truncation.svg")
     write_bytes(report_dir / "overview.html", overview_page(reports).encode())
-
-
-def _identity(report: dict[str, Any]) -> dict[str, Any]:
-    """Return what all samples have to have in common; what was measured of each is not."""
-    return {name: value for name, value in report["model"].items() if name != "closeness"}

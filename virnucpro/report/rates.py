@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from virnucpro.errors import DataError
 from virnucpro.files import read_json
 
-__all__ = ["SHIPPED_RATES", "estimate_seconds"]
+__all__ = ["SHIPPED_RATES", "Estimate", "estimate_seconds"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,16 +23,25 @@ SHIPPED_RATES = {
 }
 
 
-def estimate_seconds(computed_tokens: int, cache_dir: Path | None) -> list[dict[str, Any]]:
-    """Estimate the time on each device that was measured.
+@dataclass(frozen=True)
+class Estimate:
+    """How long a device will take with a model."""
+
+    device: str
+    model: str
+    dtype: str  # that the model computes in
+    measured_here: bool  # else the rate is a shipped one
+    tokens_per_second: float
+    seconds: float
+
+
+def estimate_seconds(computed_tokens: int, cache_dir: Path | None) -> list[Estimate]:
+    """Estimate the time on each device that was measured, with each model and dtype.
 
     Args:
         computed_tokens: tokens of all batches, filled up to the token budget.
         cache_dir: has the rates that were measured here, see `virnucpro.embed.rates`; these take
             the place of the shipped ones.
-
-    Returns:
-        An entry a device, model and dtype, in seconds; ``measured_here`` says whose rate it is.
     """
     measured = {} if cache_dir is None else _measured(cache_dir)
     estimates = []
@@ -40,16 +49,8 @@ def estimate_seconds(computed_tokens: int, cache_dir: Path | None) -> list[dict[
         # The model may be a path; device and dtype hold no slash.
         device, _, rest = key.partition("/")
         model, _, dtype = rest.rpartition("/")
-        estimates.append(
-            {
-                "device": device,
-                "model": model,
-                "dtype": dtype,
-                "measured_here": key in measured,
-                "tokens_per_second": rate,
-                "seconds": round(computed_tokens / rate, 1),
-            }
-        )
+        seconds = round(computed_tokens / rate, 1)
+        estimates.append(Estimate(device, model, dtype, key in measured, rate, seconds))
     return estimates
 
 

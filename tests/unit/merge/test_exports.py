@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-import virnucpro.merge.exports as exports_module
 from tests.unit.samples import Sample, random_records
 from virnucpro.errors import InputError
+from virnucpro.merge.exports import export, fair_esm, source
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exports_module, "_BLOCK", 7)
+    monkeypatch.setattr(source, "_BLOCK", 7)
 
 
 def test_parquet_holds_every_row(sample: Sample, tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_uniprot_h5_has_a_dataset_a_record(sample: Sample, tmp_path: Path) -> No
 def test_same_rows_give_the_same_bytes(sample: Sample, tmp_path: Path, kind: str) -> None:
     sample.merge()
     for name in ("a.npy", "b.npy"):
-        exports_module.export(kind, sample.output, tmp_path / name)
+        export(kind, sample.output, tmp_path / name)
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
 
 
@@ -77,7 +77,7 @@ def test_uniprot_h5_refuses_ids_that_are_no_names_before_anything_is_written(
     make_sample, tmp_path, name
 ) -> None:
     sample = make_sample([("fine", "", b"MK"), (name, "", b"MKV")])
-    with pytest.raises(InputError, match="1 ids cannot name a dataset") as error:
+    with pytest.raises(InputError, match="the export uniprot-h5 cannot have 1 of the ids") as error:
         sample.merge(uniprot_h5=tmp_path / "out" / "x.h5")
     assert repr(name) in str(error.value)
     assert not sample.output.exists()
@@ -195,13 +195,13 @@ def test_fair_esm_files_name_what_was_pooled(make_sample, tmp_path) -> None:
     saved = torch.load(next((tmp_path / "cls").glob("p0*.pt")), weights_only=True)
     assert set(saved) == {"label", "bos_representations"}
     most = make_sample(random_records(5), root=tmp_path / "max", receipt={"pooling": "max"})
-    with pytest.raises(InputError, match="no vectors of pooling max"):
+    with pytest.raises(InputError, match="the export fair-esm has no vectors of pooling max"):
         most.merge(fair_esm=tmp_path / "fair_esm")
     assert not most.output.exists()
 
 
 def test_many_files_are_warned_of(sample, tmp_path, monkeypatch, caplog) -> None:
-    monkeypatch.setattr(exports_module, "_MANY_FILES", 10)
+    monkeypatch.setattr(fair_esm, "_MANY_FILES", 10)
     sample.merge(fair_esm=tmp_path / "pt")
     assert f"one file a protein, {len(anndata.read_h5ad(sample.output))} files" in caplog.text
 

@@ -13,6 +13,7 @@ from virnucpro.merge.receipts import (
     ShardEmbeddings,
     check_agreement,
     check_complete,
+    read_receipt,
     verify_shard,
 )
 from virnucpro.plan.plan import read_plan
@@ -30,7 +31,8 @@ def test_verified_shard_is_mapped_and_lists_its_quarantined_rows(sample: Sample)
         assert isinstance(shard.array, np.memmap)
         for row, residues in enumerate(sample.members[number]):
             if row in shard.quarantined:
-                assert shard.quarantined[row] == sample.failed[residues]
+                found = shard.quarantined[row]
+                assert (found.reason, found.detail) == sample.failed[residues]
                 failed += 1
             else:
                 np.testing.assert_array_equal(shard.array[row], sample.embedding(residues))
@@ -117,7 +119,7 @@ def test_receipt_without_a_field_is_refused(sample: Sample, field: str) -> None:
     receipt = sample.receipt_of("00001")
     del receipt[field]
     sample.write_receipt("00001", receipt)
-    with pytest.raises(DataError, match=f"00001.json: field '{field}' is None"):
+    with pytest.raises(DataError, match=f"00001.json: has no {field}"):
         verify(sample, "00001")
 
 
@@ -165,8 +167,8 @@ def test_array_of_integers_or_two_dimensions_is_refused(sample: Sample) -> None:
 def test_shards_of_different_runs_are_refused_and_both_named(
     sample: Sample, field: str, value: object
 ) -> None:
-    receipts = [sample.receipt_of(name) for name in sample.names]
-    receipts[2] = {**receipts[2], field: value}
+    sample.change_receipt("00002", **{field: value})
+    receipts = [read_receipt(sample.embeddings_dir / f"{name}.json") for name in sample.names]
     with pytest.raises(DataError, match=r"differs between shards: 00000 has .*, 00002 has "):
         check_agreement(receipts)
 
@@ -174,12 +176,13 @@ def test_shards_of_different_runs_are_refused_and_both_named(
 def test_other_device_or_tokens_per_step_is_only_reported(
     sample: Sample, caplog: pytest.LogCaptureFixture
 ) -> None:
-    receipts = [sample.receipt_of(name) for name in sample.names]
-    receipts[3] = {**receipts[3], "device": "NVIDIA H100", "tokens_per_step": 8192}
+    sample.change_receipt("00003", device="NVIDIA H100", tokens_per_step=8192)
+    receipts = [read_receipt(sample.embeddings_dir / f"{name}.json") for name in sample.names]
     with caplog.at_level(logging.WARNING):
-        distinct = check_agreement(receipts)
-    assert distinct["device"] == ["cpu", "NVIDIA H100"]
-    assert distinct["tokens_per_step"] == [64, 8192]
+        execution = check_agreement(receipts)
+    assert execution.device == ["cpu", "NVIDIA H100"]
+    assert execution.tokens_per_step == [64, 8192]
+    assert execution.differing == ["device", "tokens_per_step"]
     assert "shards differ in device: cpu, NVIDIA H100" in caplog.text
     assert "shards differ in tokens_per_step: 64, 8192" in caplog.text
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import virnucpro.merge.rows as rows_module
 import virnucpro.merge.sample as merge_module
 from tests.unit.samples import Sample, random_records
 from virnucpro.errors import DataError, InputError
@@ -19,6 +20,7 @@ from virnucpro.files import write_bytes
 from virnucpro.merge.ledger import read_quarantine
 from virnucpro.merge.receipts import all_finite
 from virnucpro.plan.build import plan_shard
+from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.plan import make_plan, write_plan
 from virnucpro.sequences.alphabet import sequence_key
 from virnucpro.sequences.shards import read_shard
@@ -51,9 +53,9 @@ def test_rows_stand_in_input_order_with_their_own_embedding(sample: Sample) -> N
     check_merged(sample)
     lost = sum(residues in sample.failed for *_, residues in sample.records_in)
     assert lost >= 2
-    assert counts["read"] == 52
-    assert counts["embedded"] == 50 - lost
-    assert counts["quarantined"] == 2 + lost
+    assert counts.read == 52
+    assert counts.embedded == 50 - lost
+    assert counts.quarantined == 2 + lost
 
 
 def test_quarantine_holds_the_split_rows_and_then_the_failed_ones_in_input_order(
@@ -102,7 +104,7 @@ def test_any_sample_is_merged_whole(
     )
     counts = sample.merge()
     check_merged(sample)
-    assert counts["embedded"] + counts["quarantined"] == len(records)
+    assert counts.embedded + counts.quarantined == len(records)
 
 
 class SplitSample(Sample):
@@ -132,8 +134,7 @@ class SplitSample(Sample):
             self.shards_dir / f"{name}.fasta",
             self.plans_dir / f"{name}.parquet",
             self.plans_dir / f"{name}.json",
-            token_budget=64,
-            max_sequence_length=self.max_sequence_length,
+            PlanParameters(64, self.max_sequence_length),
         )
 
 
@@ -145,7 +146,7 @@ def test_files_of_split_and_plan_are_merged(tmp_path: Path) -> None:
     counts = sample.merge()
     check_merged(sample)
     rows = list(read_quarantine(sample.quarantine))
-    assert counts["read"] == 62
+    assert counts.read == 62
     assert [row["id"] for row in rows[:3]] == ["r1", "r2", "p3"]
     assert len({row["file"] for row in rows}) == 1
 
@@ -153,13 +154,13 @@ def test_files_of_split_and_plan_are_merged(tmp_path: Path) -> None:
 @pytest.mark.fault(43)
 def test_one_record_of_one_residue(make_sample: Make) -> None:
     sample = make_sample([("only", "", b"M")])
-    assert sample.merge()["embedded"] == 1
+    assert sample.merge().embedded == 1
     check_merged(sample)
 
 
 def test_sample_of_which_nothing_could_be_embedded(make_sample: Make) -> None:
     sample = make_sample([("a", "", b"MK")], failed={b"MK": ("not_finite", "NaN")})
-    assert sample.merge()["quarantined"] == 1
+    assert sample.merge().quarantined == 1
     assert anndata.read_h5ad(sample.output).shape == (0, 4)
 
 
@@ -180,8 +181,8 @@ def test_number_of_shards_does_not_change_rows(make_sample: Make, tmp_path: Path
 def test_few_open_files_and_small_blocks_give_the_same_rows(
     make_sample: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merge_module, "_OPEN_ARRAYS", 1)
-    monkeypatch.setattr(merge_module, "_BLOCK_BYTES", 40)
+    monkeypatch.setattr(rows_module, "_OPEN_ARRAYS", 1)
+    monkeypatch.setattr(rows_module, "_BLOCK_BYTES", 40)
     sample = make_sample(random_records(40), shard_count=8)
     sample.merge()
     check_merged(sample)
@@ -271,7 +272,7 @@ def test_lines_say_how_many_rows_of_which_sample_were_written(
     sample: Sample, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="virnucpro"):
-        rows = sample.merge()["embedded"]
+        rows = sample.merge().embedded
     assert f"s1: checking {len(sample.names)} shards in " in caplog.text
     assert f"s1: writing {rows} rows in " in caplog.text
 
@@ -305,7 +306,7 @@ def test_nul_in_an_id_becomes_a_visible_sign_and_is_warned_about(
     make_sample: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     sample = make_sample([("a\0b", "c\0", b"MK"), ("ab", "", b"MK")])
-    assert sample.merge()["with_nul"] == 2
+    assert sample.merge().with_nul == 2
     merged = anndata.read_h5ad(sample.output)
     assert list(merged.obs_names) == ["a␀b", "ab"]
     assert list(merged.obs["description"]) == ["c␀", ""]
@@ -367,7 +368,7 @@ def test_number_of_records_is_compared_before_anything_is_written(
     sample = make_sample(random_records(20))
     rows = change(sample.record_rows())
     sample.write_records([{**row, "line": number} for number, row in enumerate(rows)])
-    monkeypatch.delattr(merge_module, "H5adWriter")
+    monkeypatch.delattr(rows_module, "H5adWriter")
     with pytest.raises(DataError, match=rf"has {len(rows)} records, the manifest 20"):
         sample.merge()
 
@@ -404,8 +405,7 @@ def test_plan_of_other_sequences_makes_the_merge_fail(sample: Sample, change: st
     plan = make_plan(
         [sequence_key(residues).hex() for residues in members],
         np.array([len(residues) for residues in members]),
-        token_budget=64,
-        max_sequence_length=20,
+        PlanParameters(64, 20),
     )
     write_plan(plan, sample.plans_dir / "00001.parquet")
     with pytest.raises(DataError, match="shard 00001: plan differs"):
@@ -423,8 +423,7 @@ def test_plans_of_different_parameters_are_refused(sample: Sample) -> None:
     plan = make_plan(
         [sequence_key(residues).hex() for residues in members],
         np.array([len(residues) for residues in members]),
-        token_budget=128,
-        max_sequence_length=20,
+        PlanParameters(128, 20),
     )
     write_plan(plan, sample.plans_dir / "00002.parquet")
     sample.change_receipt("00002", plan_hash=plan.content_hash)

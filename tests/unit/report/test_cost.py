@@ -1,68 +1,68 @@
+import dataclasses
+
 import pytest
 
-from virnucpro.report.cost import START_SECONDS, Wanted, cost_lines, estimate_cost, wall_seconds
+from virnucpro.plan.parameters import PlanParameters
+from virnucpro.plan.report import Packing, PlanReport
+from virnucpro.report.cost import START_SECONDS, Workload, cost_lines, estimate_cost, wall_seconds
+from virnucpro.report.rates import Estimate
 
 RECORDS = 1000
-REPORTS = 3 * [
-    {
+FILLER = {field.name: 0 for field in dataclasses.fields(Packing)}
+PACKING = Packing(
+    **{
+        **FILLER,
         "batches": 100,
-        "token_budget": 4096,
         "items": 300,
         "sequences": 300,
         "sequence_residues": 90_000,
         "truncated_residues": 10_000,
     }
-]
+)
+REPORTS = 3 * [PlanReport("00000", PlanParameters(4096, 1022), PACKING, [])]
 RATE = 409_600.0 / 93  # a shard in 93 s, and its start
 
 
 def estimate(model="esm2_t33_650M_UR50D", rate=RATE, measured=True):
-    return {
-        "device": "imaginary",
-        "model": model,
-        "dtype": "float16",
-        "measured_here": measured,
-        "tokens_per_second": rate,
-        "seconds": 0.0,
-    }
+    return Estimate("imaginary", model, "float16", measured, rate, seconds=0.0)
 
 
 def cost(*estimates, **options):
-    wanted = Wanted(**{"model": "esm2_t33_650M_UR50D", "dim": 1280, **options})
-    return estimate_cost(wanted, RECORDS, REPORTS, estimates)
+    workload = Workload(**{"model": "esm2_t33_650M_UR50D", "dim": 1280, **options})
+    return estimate_cost(workload, RECORDS, REPORTS, estimates)
 
 
 def test_gpu_hours_count_the_start_of_every_job():
-    (device,) = cost(estimate())["devices"]
+    (device,) = cost(estimate()).devices
     assert START_SECONDS == 7
-    assert device["gpu_hours"] == pytest.approx(3 * 100 / 3600, abs=1e-4)
-    assert device["wall_seconds"] == {"1": 300.0, "2": 200.0, "4": 100.0, "8": 100.0}
+    assert device.gpu_hours == pytest.approx(3 * 100 / 3600, abs=1e-4)
+    assert device.wall_seconds == {"1": 300.0, "2": 200.0, "4": 100.0, "8": 100.0}
 
 
 def test_only_the_chosen_model_is_estimated():
-    assert cost(estimate("demo"))["devices"] == []
-    assert len(cost(estimate("demo"), estimate())["devices"]) == 1
+    assert cost(estimate("demo")).devices == []
+    assert len(cost(estimate("demo"), estimate()).devices) == 1
 
 
 def test_output_is_a_vector_a_record_and_disk_holds_each_sequence_once_more():
-    given = cost(layers=2, output_dtype="float16")
+    found = cost(layers=2, output_dtype="float16")
     vector = 2 * 1280 * 2
-    assert given["output_bytes"] == 1000 * (vector + 200)
+    assert found.output_bytes == 1000 * (vector + 200)
     more = 900 * (vector + 35) + 270_000 + 900 * 32
-    assert given["disk_bytes"] == given["output_bytes"] + more
+    assert found.disk_bytes == found.output_bytes + more
 
 
 def test_residues_lie_in_the_shards_and_in_the_file_of_all():
-    without, given = cost(), cost(residues=True)
+    without, found = cost(), cost(residues=True)
     kept = 3 * 80_000 * 1280 * 4
-    assert given["output_bytes"] == without["output_bytes"] + kept
-    assert given["disk_bytes"] == without["disk_bytes"] + 2 * kept
+    assert found.output_bytes == without.output_bytes + kept
+    assert found.disk_bytes == without.disk_bytes + 2 * kept
 
 
 def test_sizes_of_an_unknown_dimension_are_not_guessed():
-    given = cost(dim=None)
-    assert (given["output_bytes"], given["disk_bytes"]) == (None, None)
-    assert cost_lines(given) == [
+    found = cost(dim=None)
+    assert (found.output_bytes, found.disk_bytes) == (None, None)
+    assert cost_lines(found) == [
         "no rate of esm2_t33_650M_UR50D is known yet: `token_budget` measures it"
     ]
 

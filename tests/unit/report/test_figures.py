@@ -1,6 +1,5 @@
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -9,23 +8,24 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from virnucpro.plan.parameters import PlanParameters
 from virnucpro.report.figures import (
     duplicates,
     length_distribution,
     packing_by_shard,
     packing_efficiency,
-    run,
+    throughput,
 )
-from virnucpro.report.summaries import Trace
+from virnucpro.report.traces import Trace
 
-TOTALS = {
-    "efficiency": 1.0,
-    "alternatives": {
-        "next_fit_decreasing": {"efficiency": 0.9312},
-        "sorted_padding": {"efficiency": 1.0},
-        "unsorted_padding": {"efficiency": 0.0},
-    },
+SHARES = {
+    "planned": 1.0,
+    "next_fit_decreasing": 0.9312,
+    "sorted_padding": 1.0,
+    "unsorted_padding": 0.0,
+    "achieved": 0.97,
 }
+PARAMETERS = PlanParameters(4096, 1022)
 LENGTHS = {
     "usual": ([30, 100, 300, 1022, 1023, 5000], [5, 900, 400, 9, 1, 2]),
     "one_residue": ([1], [1]),
@@ -34,14 +34,14 @@ LENGTHS = {
 }
 
 
-def trace(steps: int, name: str = "00000", memory: int = 5_000_000_000) -> Trace:
+def trace(steps: int, memory: int = 5_000_000_000) -> Trace:
     rng = np.random.default_rng(steps)
     seconds = rng.lognormal(-3, 0.1, steps)
-    return Trace(name, np.full(steps, 4096), seconds, np.full(steps, memory))
+    return Trace(np.full(steps, 4096), seconds, np.full(steps, memory))
 
 
-def shard_plans(count: int) -> list[dict[str, Any]]:
-    return [TOTALS | {"efficiency": 0.999 + number / 1e6} for number in range(count)]
+def shard_shares(count: int) -> list[dict[str, float]]:
+    return [SHARES | {"planned": 0.999 + number / 1e6} for number in range(count)]
 
 
 def copies(counts: dict[int, int], path: Path) -> None:
@@ -51,20 +51,20 @@ def copies(counts: dict[int, int], path: Path) -> None:
 DRAWINGS = {
     **{
         name: lambda path, data=data: length_distribution(
-            np.array(data[0]), np.array(data[1]), 1022, "truncate", path
+            np.array(data[0]), np.array(data[1]), PARAMETERS, path
         )
         for name, data in LENGTHS.items()
     },
-    "efficiency": lambda path: packing_efficiency(TOTALS, 0.97, path),
-    "one_shard": lambda path: packing_by_shard(shard_plans(1), [1.0], path),
-    "many_shards": lambda path: packing_by_shard(shard_plans(300), [0.99] * 300, path),
+    "efficiency": lambda path: packing_efficiency(SHARES, path),
+    "one_shard": lambda path: packing_by_shard(shard_shares(1), path),
+    "many_shards": lambda path: packing_by_shard(shard_shares(300), path),
     "no_duplicates": lambda path: copies({1: 266}, path),
     "duplicates": lambda path: copies({1: 9_000_000, 2: 400, 16: 5, 17: 1, 5000: 1}, path),
-    "steps": lambda path: run([trace(40), trace(1, "00001"), trace(0, "00002")], path),
-    "one_step": lambda path: run([trace(1, memory=0)], path),
-    "no_step": lambda path: run([trace(0)], path),
-    "many_steps": lambda path: run([trace(3000), trace(2000, "00001")], path),
-    "many_shards_run": lambda path: run([trace(9, str(number)) for number in range(300)], path),
+    "steps": lambda path: throughput([trace(40), trace(1), trace(0)], path),
+    "one_step": lambda path: throughput([trace(1, memory=0)], path),
+    "no_step": lambda path: throughput([trace(0)], path),
+    "many_steps": lambda path: throughput([trace(3000), trace(2000)], path),
+    "many_shards_run": lambda path: throughput([trace(9)] * 300, path),
 }
 
 
@@ -138,7 +138,7 @@ def test_whole_and_cut_records_never_share_a_bar(
 
 
 def test_long_runs_stay_small_files(tmp_path: Path) -> None:
-    run([trace(100_000)], tmp_path / "x.svg")
+    throughput([trace(100_000)], tmp_path / "x.svg")
     assert (tmp_path / "x.svg").stat().st_size < 300_000
 
 

@@ -7,9 +7,11 @@ import pytest
 
 from tests.unit.samples import TRACE, Sample, trace_line
 from virnucpro.errors import DataError, InputError
-from virnucpro.report.cost import Wanted
+from virnucpro.report.content import RunReport
+from virnucpro.report.cost import Workload
+from virnucpro.report.plans import plans_report
 from virnucpro.report.rates import SHIPPED_RATES
-from virnucpro.report.run import plans_report, run_report
+from virnucpro.report.run import run_report
 
 
 def plans(sample: Sample, **options: Any) -> dict[str, Any]:
@@ -19,10 +21,14 @@ def plans(sample: Sample, **options: Any) -> dict[str, Any]:
         sample.root / "plans.json",
         sample.root / "plans.tsv",
         **options,
-    )
+    ).as_json()
 
 
 def run(sample: Sample, **options: Any) -> dict[str, Any]:
+    return report_of(sample, **options).as_json()
+
+
+def report_of(sample: Sample, **options: Any) -> RunReport:
     return run_report(
         shards_dir=sample.shards_dir,
         plans_dir=sample.plans_dir,
@@ -125,10 +131,10 @@ def test_damaged_rate_is_left_out(sample: Sample, rate: object) -> None:
     ("changes", "error", "message"),
     [
         ({"format": 0}, InputError, "plan report has format 0"),
-        ({"shard": "00000"}, DataError, "is of .*'00000'"),
-        ({"sequences": 999}, DataError, "is of .*999"),
-        ({"token_budget": 65}, DataError, "is of .*65"),
-        ({"tokens": None}, DataError, "has no tokens"),
+        ({"shard": "00000"}, DataError, "is of shard 00000, .*expected shard 00001"),
+        ({"sequences": 999}, DataError, "is of shard 00001, 999 sequences"),
+        ({"token_budget": 65}, DataError, "is of .*token_budget=65"),
+        ({"tokens": None}, DataError, "has no packing.tokens"),
     ],
 )
 def test_plan_report_of_another_run_is_refused(
@@ -151,8 +157,8 @@ def test_run_report_accounts_for_every_record(sample: Sample) -> None:
     counts = sample.merge()
     ledger = run(sample)["ledger"]
     assert ledger["read"] == 52
-    assert ledger["embedded"] == counts["embedded"]
-    assert ledger["quarantined"] == counts["quarantined"]
+    assert ledger["embedded"] == counts.embedded
+    assert ledger["quarantined"] == counts.quarantined
     lost = {residues: reason for residues, (reason, _) in sample.failed.items()}
     expected = {"empty": 2}
     for *_, residues in sample.records_in:
@@ -240,9 +246,8 @@ def test_damaged_trace_is_refused(sample: Sample, content: str | None) -> None:
         run(sample)
 
 
-def test_plans_of_a_wanted_model_say_what_it_costs(sample: Sample) -> None:
-    wanted = Wanted("esm2_t33_650M_UR50D", 1280)
-    report = plans(sample, wanted=wanted)
+def test_plans_of_a_known_model_say_what_it_costs(sample: Sample) -> None:
+    report = plans(sample, workload=Workload("esm2_t33_650M_UR50D", 1280))
     assert report["cost"]["jobs"] == len(sample.names)
     assert [entry["device"] for entry in report["cost"]["devices"]] == ["NVIDIA H100 80GB HBM3"]
     assert "cost" not in plans(sample)

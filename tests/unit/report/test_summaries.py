@@ -5,6 +5,7 @@ import pytest
 
 from tests.unit.samples import Sample, random_records
 from virnucpro.merge import records as records_module
+from virnucpro.plan.parameters import PlanParameters
 from virnucpro.report.summaries import summarise_records
 
 
@@ -22,6 +23,6 @@ def test_records_are_counted_by_length_and_by_sequence(tmp_path, monkeypatch, co
     assert summary.records == count
     assert summary.residues == sum(map(len, residues))
     beyond = [len(one) - 20 for one in residues if len(one) > 20]
-    assert summary.truncated(20, "truncate") == (len(beyond), sum(beyond))
-    assert summary.truncated(20, "window") == (0, 0)
+    assert summary.truncated(PlanParameters(64, 20)) == (len(beyond), sum(beyond))
+    assert summary.truncated(PlanParameters(64, 20, "window")) == (0, 0)
     assert summary.copies.dtype == np.int64
