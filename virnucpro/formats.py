@@ -6,6 +6,7 @@ whose output changes; each command refuses a number that is not its own.
 """
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -129,10 +130,17 @@ def _parse(kind: Any, value: Any, name: str) -> Any:
 
 
 def _parse_fields(kind: Any, value: dict[str, Any], name: str) -> Any:
-    types, prefix = get_type_hints(kind), f"{name}." if name else ""
-    fields = dataclasses.fields(kind)
-    needed = [field.name for field in fields if field.default is dataclasses.MISSING]
+    types, needed = _fields_of(kind)
+    prefix = f"{name}." if name else ""
     if missing := [prefix + field for field in needed if field not in value]:
         raise ValueError(f"has no {', '.join(missing)}")
-    found = [field.name for field in fields if field.name in value]
-    return kind(**{field: _parse(types[field], value[field], prefix + field) for field in found})
+    found = {field: value[field] for field in types if field in value}
+    return kind(**{field: _parse(types[field], found[field], prefix + field) for field in found})
+
+
+@functools.cache
+def _fields_of(kind: Any) -> tuple[dict[str, Any], list[str]]:
+    """Return the types of a dataclass's fields, and the fields without a default."""
+    missing = dataclasses.MISSING
+    needed = [field.name for field in dataclasses.fields(kind) if field.default is missing]
+    return get_type_hints(kind), needed

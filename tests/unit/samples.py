@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from virnucpro.files import read_json, sha256_of, write_json
 from virnucpro.formats import EMBED_FORMAT, SPLIT_FORMAT
-from virnucpro.merge.ledger import write_quarantine
+from virnucpro.merge.ledger import QuarantineRow, write_quarantine
 from virnucpro.merge.sample import MergeCounts, merge_sample
 from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.plan import make_plan, read_plan, write_plan
@@ -127,15 +127,15 @@ class Sample:
         write_quarantine(
             self.shards_dir / "quarantine.tsv",
             (
-                {
-                    "sample": "s1",
-                    "id": name,
-                    "file": "in/a.fasta",
-                    "line": str(line + number),
-                    "length": "0",
-                    "reason": "empty",
-                    "detail": "no residues",
-                }
+                QuarantineRow(
+                    sample="s1",
+                    id=name,
+                    file="in/a.fasta",
+                    line=str(line + number),
+                    length="0",
+                    reason="empty",
+                    detail="no residues",
+                )
                 for number, name in enumerate(self.refused)
             ),
         )

@@ -10,6 +10,7 @@ import bisect
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -17,9 +18,9 @@ import numpy.typing as npt
 
 from virnucpro.errors import DataError
 from virnucpro.merge.tables import read_table, write_table
-from virnucpro.sequences.outputs import QUARANTINE_COLUMNS
 
 __all__ = [
+    "QuarantineRow",
     "check_ledger",
     "count_nul",
     "hash_ids",
@@ -31,6 +32,19 @@ __all__ = [
 
 _BLOCK = 8192
 _EXAMPLES = 10
+
+
+class QuarantineRow(NamedTuple):
+    """A row of a quarantine table: a record without an embedding."""
+
+    sample: str
+    id: str
+    file: str
+    line: str
+    length: str  # residues after normalising
+    reason: str
+    detail: str
+
 
 Hashes = npt.NDArray[np.int64]
 Ids = Callable[[], Iterator[str]]
@@ -60,20 +74,18 @@ def hash_ids(ids: Iterable[str]) -> Hashes:
     return np.fromiter(map(hash, ids), dtype=np.int64)
 
 
-def read_quarantine(path: Path) -> Iterator[dict[str, str]]:
+def read_quarantine(path: Path) -> Iterator[QuarantineRow]:
     """Read the rows of a quarantine table.
 
     Raises:
-        DataError: the file is missing or damaged, or its columns are not `QUARANTINE_COLUMNS`.
+        DataError: the file is missing or damaged, or has other columns.
     """
-    return read_table(path, QUARANTINE_COLUMNS)
+    return (QuarantineRow(**row) for row in read_table(path, QuarantineRow._fields))
 
 
-def write_quarantine(path: Path, rows: Iterable[dict[str, str]]) -> None:
+def write_quarantine(path: Path, rows: Iterable[QuarantineRow]) -> None:
     """Write a quarantine table; the same rows give the same bytes."""
-    write_table(
-        path, QUARANTINE_COLUMNS, ([row[name] for name in QUARANTINE_COLUMNS] for row in rows)
-    )
+    write_table(path, QuarantineRow._fields, rows)
 
 
 def check_ledger(h5ad: Path, quarantine: Path, *, read: int, expected: Ids) -> tuple[int, int]:
@@ -94,7 +106,8 @@ def check_ledger(h5ad: Path, quarantine: Path, *, read: int, expected: Ids) -> t
     """
 
     def accounted() -> Iterator[str]:
-        return itertools.chain(_h5ad_ids(h5ad), map(_id_of, read_quarantine(quarantine)))
+        refused = (printable_id(row.id) for row in read_quarantine(quarantine))
+        return itertools.chain(_h5ad_ids(h5ad), refused)
 
     with h5py.File(h5ad, "r") as handle:
         embedded, in_obs = len(handle["X"]), len(handle["obs/_index"])
@@ -115,10 +128,6 @@ def check_ledger(h5ad: Path, quarantine: Path, *, read: int, expected: Ids) -> t
             "sample's results and run again",
         )
     return embedded, len(found) - embedded
-
-
-def _id_of(row: dict[str, str]) -> str:
-    return printable_id(row["id"])
 
 
 def _h5ad_ids(path: Path) -> Iterator[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +13,46 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from virnucpro.errors import DataError
+from virnucpro.sequences.outputs import RECORDS_SCHEMA
 
 __all__ = [
+    "RecordBlock",
     "RecordKeys",
+    "RecordNumbers",
     "iter_id_blocks",
-    "iter_lengths",
+    "iter_numbers",
     "iter_records",
     "read_keys",
 ]
 
-COLUMNS = (
-    "id",
-    "description",
-    "length",
-    "key",
-    "shard",
-    "replaced",
-    "unknown",
-    "normalised",
-    "file",
-    "line",
-)
-BLOCK = 8192
+_BLOCK = 8192
 _MANY_ROWS = 1 << 17
 _HINT = "remove the sample's shards and records and run split again"
+
+
+@dataclass(frozen=True)
+class RecordBlock:
+    """Some records, in input order; the fields are columns of records.parquet."""
+
+    id: list[str]
+    description: list[str]  # the rest of the header lines
+    length: npt.NDArray[np.int32]  # [n] residues
+    key: npt.NDArray[np.bytes_]  # [n] of 16 bytes
+    replaced: npt.NDArray[np.int32]  # [n] letters that became X
+    unknown: npt.NDArray[np.int32]  # [n] residues that are X, B or Z
+    normalised: npt.NDArray[np.bool_]  # [n] whether normalising changed the record
+    file: npt.NDArray[np.int32]  # [n] numbers of the input files
+    line: npt.NDArray[np.int64]  # [n] lines of the headers
+
+
+@dataclass(frozen=True)
+class RecordNumbers:
+    """What the texts of some records are not needed for, in input order."""
+
+    length: npt.NDArray[np.int32]  # [n] residues
+    replaced: npt.NDArray[np.int32]  # [n] letters that became X
+    normalised: npt.NDArray[np.bool_]  # [n] whether normalising changed the record
+    key: npt.NDArray[np.bytes_]  # [n] of 16 bytes
 
 
 @dataclass(frozen=True)
@@ -50,7 +66,7 @@ class RecordKeys:
     bounds: npt.NDArray[np.int64]  # [shards + 1] where each shard's records start in `order`
 
     def of_shard(self, shard: int) -> npt.NDArray[np.int64]:
-        """Give the numbers of a shard's records, in input order."""
+        """Return the numbers of a shard's records, in input order."""
         return self.order[self.bounds[shard] : self.bounds[shard + 1]]
 
 
@@ -61,18 +77,16 @@ def _open(path: Path) -> pq.ParquetFile:
         raise DataError("is missing", path=path) from None
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"is not a Parquet file ({error})", path=path, hint=_HINT) from error
-    missing = set(COLUMNS) - set(file.schema_arrow.names)
+    missing = set(RECORDS_SCHEMA.names) - set(file.schema_arrow.names)
     if missing:
         raise DataError(f"has no column {', '.join(sorted(missing))}", path=path, hint=_HINT)
-    if file.schema_arrow.field("key").type != pa.binary(16):
+    if file.schema_arrow.field("key").type != RECORDS_SCHEMA.field("key").type:
         raise DataError("has keys that are not of 16 bytes", path=path, hint=_HINT)
     return file
 
 
-def _batches(
-    path: Path, columns: tuple[str, ...], rows: int = BLOCK
-) -> Iterator[dict[str, pa.Array]]:
-    """Yield blocks of at most `rows` records, in file order, as column -> array.
+def _blocks(path: Path, columns: Sequence[str], rows: int) -> Iterator[dict[str, Any]]:
+    """Yield blocks of at most `rows` records, in input order, as column -> list or array.
 
     A block lies in one row group: `split` makes them small where the texts are long.
     """
@@ -80,41 +94,31 @@ def _batches(
         try:
             for group in range(file.num_row_groups):
                 for batch in file.iter_batches(rows, [group], list(columns)):
-                    yield {name: batch.column(name) for name in columns}
+                    yield {name: _values(batch.column(name)) for name in columns}
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"is damaged ({error})", path=path, hint=_HINT) from error
 
 
 def iter_id_blocks(path: Path) -> Iterator[list[str]]:
     """Yield the ids of records.parquet in input order, in blocks."""
-    for batch in _batches(path, ("id",)):
-        yield batch["id"].to_pylist()
+    for block in _blocks(path, ["id"], _BLOCK):
+        yield block["id"]
 
 
-def iter_lengths(path: Path) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """Yield what the records' texts are not needed for, in blocks, in input order.
-
-    Yields:
-        ``length``, ``replaced``, ``normalised``, and the first half of ``key`` as uint64.
-    """
-    for batch in _batches(path, ("length", "replaced", "normalised", "key"), _MANY_ROWS):
-        block = {name: _to_numpy(array) for name, array in batch.items()}
-        block["key"] = block["key"].view(np.uint64)[::2].copy()
-        yield block
+def iter_numbers(path: Path) -> Iterator[RecordNumbers]:
+    """Yield blocks of records without their texts, in input order."""
+    for block in _blocks(path, _names(RecordNumbers), _MANY_ROWS):
+        yield RecordNumbers(**block)
 
 
-def iter_records(path: Path, rows: int = BLOCK) -> Iterator[dict[str, Any]]:
-    """Yield blocks of at most `rows` records in input order.
+def iter_records(path: Path, rows: int = _BLOCK) -> Iterator[RecordBlock]:
+    """Yield blocks of at most `rows` records, in input order."""
+    for block in _blocks(path, _names(RecordBlock), rows):
+        yield RecordBlock(**block)
 
-    Yields:
-        Column -> list of str for ``id`` and ``description``, [n] strings of 16 bytes for ``key``,
-        else a numpy array.
-    """
-    for batch in _batches(path, COLUMNS, rows):
-        yield {
-            name: array.to_pylist() if name in ("id", "description") else _to_numpy(array)
-            for name, array in batch.items()
-        }
+
+def _names(kind: type[Any]) -> list[str]:
+    return [field.name for field in fields(kind)]
 
 
 def read_keys(path: Path, *, shards: int) -> RecordKeys:
@@ -131,9 +135,8 @@ def read_keys(path: Path, *, shards: int) -> RecordKeys:
         n = parquet.metadata.num_rows
     keys, numbers, lengths = np.empty(n, "S16"), np.empty(n, np.int32), np.empty(n, np.int32)
     start, last = 0, (-1, -1)
-    for batch in _batches(path, ("key", "shard", "length", "file", "line")):
-        rows = slice(start, start + len(batch["key"]))
-        block = {name: _to_numpy(array) for name, array in batch.items()}
+    for block in _blocks(path, ["key", "shard", "length", "file", "line"], _BLOCK):
+        rows = slice(start, start + len(block["key"]))
         keys[rows], numbers[rows], lengths[rows] = block["key"], block["shard"], block["length"]
         last = _check_order(path, last, block["file"], block["line"])
         start = rows.stop
@@ -148,11 +151,14 @@ def read_keys(path: Path, *, shards: int) -> RecordKeys:
     return RecordKeys(keys, numbers, lengths, np.argsort(numbers, kind="stable"), bounds)
 
 
-def _to_numpy(column: pa.Array) -> npt.NDArray[Any]:
-    """Give numbers, truth values or keys ([n] strings of 16 bytes) without a copy where it can be.
+def _values(column: pa.Array) -> list[str] | npt.NDArray[Any]:
+    """Return texts as a list; numbers, truth values or keys as an array, uncopied where it can be.
 
     Through the buffer: Arrow's own conversion loads pandas where it is installed, half a second.
     """
+    if column.type == pa.string():
+        texts: list[str] = column.to_pylist()
+        return texts
     raw = column.buffers()[1] or b""
     first, end = column.offset, column.offset + len(column)
     if column.type == pa.bool_():
@@ -167,9 +173,9 @@ def _check_order(
 ) -> tuple[int, int]:
     """Check that records stand in input order, each once; `last` is the record before these."""
     files, lines = np.append(last[0], file), np.append(last[1], line)
-    rising = (files[1:] > files[:-1]) | ((files[1:] == files[:-1]) & (lines[1:] > lines[:-1]))
-    if not rising.all():
-        where = int(np.flatnonzero(~rising)[0])
+    increasing = (files[1:] > files[:-1]) | ((files[1:] == files[:-1]) & (lines[1:] > lines[:-1]))
+    if not increasing.all():
+        where = int(np.flatnonzero(~increasing)[0])
         raise DataError(
             f"records are not in input order: line {line[where]} of input {file[where]} follows "
             f"line {lines[where]} of input {files[where]}",

@@ -16,11 +16,11 @@ import numpy.typing as npt
 from virnucpro.errors import DataError
 from virnucpro.formats import extra_path
 from virnucpro.merge.h5ad import H5adWriter, ObsBlock
-from virnucpro.merge.ledger import count_nul, printable_ids
+from virnucpro.merge.ledger import QuarantineRow, count_nul, printable_ids
 from virnucpro.merge.places import Places
 from virnucpro.merge.provenance import DEMO_NOTICE, provenance
 from virnucpro.merge.receipts import ShardReceipt, all_finite, open_array
-from virnucpro.merge.records import iter_records
+from virnucpro.merge.records import RecordBlock, iter_records
 from virnucpro.merge.shards import Shards
 from virnucpro.progress import Progress
 from virnucpro.sequences.alphabet import KEY_BYTES
@@ -99,7 +99,7 @@ def write_rows(
                 progress.step(len(chosen))
             counts.truncated += int(obs.truncated.sum())
             counts.normalised += int(obs.normalised.sum())
-            counts.with_nul += count_nul(block["id"]) + count_nul(block["description"])
+            counts.with_nul += count_nul(block.id) + count_nul(block.description)
     _log_counts(counts, demo=receipt.demo)
     return counts
 
@@ -122,11 +122,11 @@ def _opener(paths: Sequence[Path], dimensions: int = 3) -> Opener:
     return array
 
 
-def _numbered(records: Path, rows: int) -> Iterator[tuple[npt.NDArray[np.int64], dict[str, Any]]]:
+def _numbered(records: Path, rows: int) -> Iterator[tuple[npt.NDArray[np.int64], RecordBlock]]:
     """Yield blocks of records, each with the records' numbers in the input."""
     first = 0
     for block in iter_records(records, rows):
-        numbers = np.arange(first, first + len(block["id"]))
+        numbers = np.arange(first, first + len(block.id))
         first += len(numbers)
         yield numbers, block
 
@@ -150,27 +150,29 @@ def _block_rows(receipt: ShardReceipt) -> int:
 
 
 def _obs_block(
-    block: dict[str, Any], places: Places, numbers: npt.NDArray[np.int64]
+    block: RecordBlock, places: Places, numbers: npt.NDArray[np.int64]
 ) -> tuple[ObsBlock, npt.NDArray[np.int64]]:
     """Return the columns of `obs` for the records that have an embedding, and their numbers."""
     kept = np.flatnonzero(~places.quarantined[numbers])
     chosen = numbers[kept]
-    texts: dict[str, list[Any]] = {
-        name: printable_ids(block[name]) for name in ("id", "description")
-    }
-    texts["key"] = _hexadecimal(block["key"])
+    texts: list[list[Any]] = [
+        printable_ids(block.id),
+        printable_ids(block.description),
+        _hexadecimal(block.key),
+    ]
     if len(kept) < len(numbers):
-        texts = {name: [column[index] for index in kept] for name, column in texts.items()}
+        texts = [[column[index] for index in kept] for column in texts]
+    ids, descriptions, keys = texts
     obs = ObsBlock(
-        ids=texts["id"],
-        descriptions=texts["description"],
-        lengths=block["length"][kept],
+        ids=ids,
+        descriptions=descriptions,
+        lengths=block.length[kept],
         tokens=places.tokens[chosen],
         truncated=places.truncated[chosen],
-        normalised=block["normalised"][kept],
-        replaced=block["replaced"][kept],
-        unknown_fractions=(block["unknown"][kept] / block["length"][kept]).astype(np.float32),
-        keys=texts["key"],
+        normalised=block.normalised[kept],
+        replaced=block.replaced[kept],
+        unknown_fractions=(block.unknown[kept] / block.length[kept]).astype(np.float32),
+        keys=keys,
         optional={
             "windows": places.windows[chosen],
             "residues_start": places.residues[chosen, 0],
@@ -209,7 +211,7 @@ def _gather(shards: Shards, numbers: npt.NDArray[np.int64], array: Opener) -> Fl
     return block
 
 
-def quarantined_rows(manifest: Manifest, shards: Shards, records: Path) -> Iterator[dict[str, str]]:
+def quarantined_rows(manifest: Manifest, shards: Shards, records: Path) -> Iterator[QuarantineRow]:
     """Yield a quarantine row for each record whose sequence has no embedding, in input order."""
     places = shards.places
     if not places.quarantined.any():
@@ -218,12 +220,12 @@ def quarantined_rows(manifest: Manifest, shards: Shards, records: Path) -> Itera
         for index in np.flatnonzero(places.quarantined[numbers]).tolist():
             number = int(numbers[index])
             sequence = shards.quarantined[places.shard[number]][int(places.row[number])]
-            yield {
-                "sample": manifest.sample,
-                "id": block["id"][index],
-                "file": manifest.inputs[block["file"][index]].path,
-                "line": str(block["line"][index]),
-                "length": str(block["length"][index]),
-                "reason": sequence.reason,
-                "detail": sequence.detail,
-            }
+            yield QuarantineRow(
+                sample=manifest.sample,
+                id=block.id[index],
+                file=manifest.inputs[block.file[index]].path,
+                line=str(block.line[index]),
+                length=str(block.length[index]),
+                reason=sequence.reason,
+                detail=sequence.detail,
+            )

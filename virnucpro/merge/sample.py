@@ -134,7 +134,7 @@ def _expected_ids(records: Path, quarantine: Path) -> Iterator[str]:
     for ids in iter_id_blocks(records):
         yield from printable_ids(ids)
     for row in read_quarantine(quarantine):
-        yield printable_id(row["id"])
+        yield printable_id(row.id)
 
 
 def _check_outputs(shards: Shards, residues: Path | None, exports: Mapping[str, Path]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 
+from virnucpro.merge.ledger import QuarantineRow
 from virnucpro.plan.parameters import PlanParameters
 from virnucpro.report.content import RunReport, SampleSummary
 from virnucpro.report.html import Row, page, table
@@ -46,7 +47,7 @@ def summary_page(report: RunReport) -> str:
     )
 
 
-def ledger_page(report: RunReport, quarantined: Iterable[dict[str, str]]) -> str:
+def ledger_page(report: RunReport, quarantined: Iterable[QuarantineRow]) -> str:
     """Show where every record went, and list the first quarantined ones.
 
     Args:
@@ -87,10 +88,7 @@ def ledger_page(report: RunReport, quarantined: Iterable[dict[str, str]]) -> str
         [reason, count, _percent(count, read), _REASONS.get(reason, "")]
         for reason, count in ledger.quarantined_by_reason.items()
     ]
-    rows: list[Row] = [
-        [row["id"], row["file"], row["line"], row["length"], row["reason"], row["detail"]]
-        for row in itertools.islice(quarantined, _LISTED)
-    ]
+    rows: list[Row] = [list(row[1:]) for row in itertools.islice(quarantined, _LISTED)]
     listed = "" if ledger.quarantined <= _LISTED else f" The first {_LISTED} are listed."
     where = f"All stand in quarantine.tsv.{listed}"
     return page(

@@ -157,7 +157,7 @@ def _ledger(
     manifest: Manifest, summary: RecordSummary, quarantine: Path, parameters: PlanParameters
 ) -> Ledger:
     """Count the records in the files; the manifest's numbers must come out."""
-    reasons = Counter(row["reason"] for row in read_quarantine(quarantine))
+    reasons = Counter(row.reason for row in read_quarantine(quarantine))
     counts = manifest.records
     failed = reasons.total() - counts.quarantined
     found = (summary.records, summary.records + counts.quarantined)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from virnucpro.errors import DataError
 from virnucpro.merge.receipts import check_complete
-from virnucpro.merge.records import iter_lengths
+from virnucpro.merge.records import iter_numbers
 from virnucpro.plan.first_fit import SPECIAL_TOKENS
 from virnucpro.plan.items import count_windows
 from virnucpro.plan.parameters import PlanParameters
@@ -195,12 +195,12 @@ def summarise_records(path: Path) -> RecordSummary:
     lengths: Counter[int] = Counter()
     keys = []
     normalised = replaced = 0
-    for block in iter_lengths(path):
-        values, counts = np.unique(block["length"], return_counts=True)
+    for block in iter_numbers(path):
+        values, counts = np.unique(block.length, return_counts=True)
         lengths.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-        normalised += int(np.count_nonzero(block["normalised"]))
-        replaced += int(block["replaced"].sum())
-        keys.append(block["key"])
+        normalised += int(np.count_nonzero(block.normalised))
+        replaced += int(block.replaced.sum())
+        keys.append(block.key.view(np.uint64)[::2].copy())  # half of a key tells them apart
     ordered = sorted(lengths.items())
     copies, sequences = _count_copies(np.concatenate(keys or [np.empty(0, np.uint64)]))
     return RecordSummary(

@@ -8,7 +8,8 @@ import pytest
 import virnucpro.merge.ledger as ledger_module
 from virnucpro.errors import DataError
 from virnucpro.merge.h5ad import H5adWriter, ObsBlock
-from virnucpro.merge.ledger import check_ledger, write_quarantine
+from virnucpro.merge.ledger import QuarantineRow, check_ledger, write_quarantine
+from virnucpro.sequences.outputs import QUARANTINE_COLUMNS
 
 
 def write_h5ad(path: Path, ids: list[str]) -> None:
@@ -20,8 +21,11 @@ def write_h5ad(path: Path, ids: list[str]) -> None:
 
 
 def write_tsv(path: Path, ids: list[str]) -> None:
-    columns = ("sample", "file", "line", "length", "reason", "detail")
-    write_quarantine(path, ({"id": name, **dict.fromkeys(columns, "1")} for name in ids))
+    write_quarantine(path, (QuarantineRow("s", name, "1", "1", "1", "1", "1") for name in ids))
+
+
+def test_the_rows_are_those_of_split() -> None:
+    assert QuarantineRow._fields == QUARANTINE_COLUMNS
 
 
 @pytest.fixture

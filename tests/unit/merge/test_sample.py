@@ -68,12 +68,10 @@ def test_quarantine_holds_the_split_rows_and_then_the_failed_ones_in_input_order
         for number, (name, _, residues) in enumerate(sample.records_in)
         if residues in sample.failed
     ]
-    assert [row["id"] for row in rows[:2]] == ["r1", "r2"]
-    found = [
-        (row["id"], row["line"], row["length"], row["reason"], row["detail"]) for row in rows[2:]
-    ]
+    assert [row.id for row in rows[:2]] == ["r1", "r2"]
+    found = [(row.id, row.line, row.length, row.reason, row.detail) for row in rows[2:]]
     assert found == expected
-    assert {row["file"] for row in rows} == {"in/a.fasta"}
+    assert {row.file for row in rows} == {"in/a.fasta"}
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
@@ -147,8 +145,8 @@ def test_files_of_split_and_plan_are_merged(tmp_path: Path) -> None:
     check_merged(sample)
     rows = list(read_quarantine(sample.quarantine))
     assert counts.read == 62
-    assert [row["id"] for row in rows[:3]] == ["r1", "r2", "p3"]
-    assert len({row["file"] for row in rows}) == 1
+    assert [row.id for row in rows[:3]] == ["r1", "r2", "p3"]
+    assert len({row.file for row in rows}) == 1
 
 
 @pytest.mark.fault(43)
@@ -259,8 +257,8 @@ def test_odd_ids_survive_unchanged_in_obs_and_quarantine(make_sample: Make) -> N
     )
     failed.merge()
     rows = list(read_quarantine(failed.quarantine))
-    assert [row["id"] for row in rows] == ODD_IDS
-    assert {row["detail"] for row in rows} == {"a\rb"}
+    assert [row.id for row in rows] == ODD_IDS
+    assert {row.detail for row in rows} == {"a\rb"}
 
 
 class Terminal(io.StringIO):

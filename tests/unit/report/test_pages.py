@@ -5,6 +5,7 @@ import pytest
 
 from tests.unit.report.test_run import report_of
 from tests.unit.samples import Sample
+from virnucpro.merge.ledger import QuarantineRow
 from virnucpro.report.content import RunReport
 from virnucpro.report.pages import ledger_page, overview_page, summary_page
 
@@ -46,14 +47,15 @@ def report(sample: Sample) -> RunReport:
     return report_of(sample)
 
 
-QUARANTINED = {
-    "id": "<script>alert(1)</script>",
-    "file": "in/a&b.fasta",
-    "line": "7",
-    "length": "0",
-    "reason": "empty",
-    "detail": 'says "no residues"',
-}
+QUARANTINED = QuarantineRow(
+    sample="s1",
+    id="<script>alert(1)</script>",
+    file="in/a&b.fasta",
+    line="7",
+    length="0",
+    reason="empty",
+    detail='says "no residues"',
+)
 
 
 def test_pages_stand_alone(report: RunReport) -> None:
@@ -89,7 +91,7 @@ def test_ledger_adds_up_to_the_records_that_were_read(report: RunReport) -> None
 def test_text_of_the_input_is_never_read_as_html(report: RunReport) -> None:
     page = ledger_page(report, [QUARANTINED])
     found = Tables(page)
-    assert found.rows[-1] == list(QUARANTINED.values())
+    assert found.rows[-1] == list(QUARANTINED[1:])
     assert "<script>" not in page
 
 
