@@ -34,7 +34,7 @@ __all__ = [
     "remove_durably",
     "reserve",
     "scratch_directory",
-    "sha256_meanwhile",
+    "sha256_in_background",
     "sha256_of",
     "sync_directory",
     "write_bytes",
@@ -51,7 +51,7 @@ _SEALED_BY = "sha256 of the rest: "  # what its value begins with
 
 @contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Give a temporary path to write to, and move it to `target` when the block ends well.
+    """Yield a temporary path to write to, and move it to `target` when the block ends well.
 
     The temporary file is made at once, so that a folder that cannot be written to shows before the
     work. When the block raises, it is removed and `target` stays as it was. The folder of `target`
@@ -79,7 +79,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
-    """Give a temporary directory to fill, and move it to `target` when the block ends well.
+    """Yield a temporary directory to fill, and move it to `target` when the block ends well.
 
     A directory at `target` is replaced. When the block raises, the temporary directory is removed
     and `target` stays as it was. The block must sync the files that it writes.
@@ -102,7 +102,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def scratch_directory(beside: Path) -> Iterator[Path]:
-    """Give a directory for the time of the block, in the folder of `beside` and named after it."""
+    """Yield a directory for the time of the block, in the folder of `beside` and named after it."""
     with _temporary_name(beside) as scratch:
         os.mkdir(scratch)
         yield scratch
@@ -110,7 +110,7 @@ def scratch_directory(beside: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _temporary_name(target: Path) -> Iterator[Path]:
-    """Give a name beside `target` that no other writer has, and remove what is there at the end."""
+    """Yield a name beside `target` that no other writer has, and remove what is left there."""
     _make_folder(target.parent)
     _sweep(target.parent)
     path = target.with_name(temporary_name(target))
@@ -187,7 +187,7 @@ def remove_durably(paths: Iterable[Path]) -> list[Path]:
 
 
 def give_name(path: Path, target: Path) -> None:
-    """Give a file of this process, which nobody else knows yet, another name in its folder."""
+    """Rename a file of this process, which nobody else knows yet, in its folder."""
     os.rename(path, target)
 
 
@@ -208,7 +208,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def _naming(error: OSError, target: Path, temporary: Path) -> OSError:
-    """Give an error of writing with the final path: the user knows no temporary ones."""
+    """Return an error of writing with the final path: the user knows no temporary ones."""
     if type(error) is OSError and error.errno is None:  # h5py puts the number into the text
         return OSError(f"{error}: {str(target)!r}")
     if error.errno is not None and error.filename in (None, str(temporary), temporary):
@@ -304,7 +304,7 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def sha256_meanwhile(path: Path) -> Future[str]:
+def sha256_in_background(path: Path) -> Future[str]:
     """Hash a file in a thread of its own, while the caller does something else.
 
     The thread holds nobody up: a process that ends before it has the hash ends at once.

@@ -33,7 +33,7 @@ class Progress:
         what: what it is about, a sample or a shard: stands before the bar and in the lines.
         done: how much was done before; it does not count for the rate.
         interval: seconds between two lines.
-        clock: gives seconds, rising.
+        clock: returns seconds, which only increase.
     """
 
     def __init__(

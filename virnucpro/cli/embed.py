@@ -55,17 +55,17 @@ __all__ = ["embed"]
     *("shard", "sequences", "model", "device", "backend", "compute_dtype", "tokens_per_step"),
     *("steps", "retries", "recomputed_float32"),
 )
-def embed(cache_dir: Path | None, **given: Any) -> Any:
+def embed(cache_dir: Path | None, **options: Any) -> Any:
     """Run ESM-2 over a planned shard and write one vector a sequence.
 
     With `--pooling=none` and `--pseudo-perplexity` more arrays are written beside, as
     SHARD.residues.npy and SHARD.pseudo_perplexity.npy.
     """
-    from virnucpro.cli.device import before_torch
+    from virnucpro.cli.device import claim_gpu
 
-    given["device"], sha256 = before_torch(given["device"], given["weights"], cache_dir)
+    options["device"], sha256 = claim_gpu(options["device"], options["weights"], cache_dir)
     from virnucpro.embed.shard import EmbedOptions, ShardFiles, embed_shard
 
     names = ShardFiles.__dataclass_fields__
-    files = ShardFiles(**{name: given.pop(name) for name in names})
-    return embed_shard(files, EmbedOptions(**given), sha256)
+    files = ShardFiles(**{name: options.pop(name) for name in names})
+    return embed_shard(files, EmbedOptions(**options), sha256)

@@ -19,7 +19,7 @@ __all__ = [
     "FILE",
     "POSITIVE",
     "Command",
-    "InOrder",
+    "OrderedGroup",
     "cache_dir_option",
     "device_option",
     "dtype_option",
@@ -164,9 +164,9 @@ def _pick(returned: Any, facts: tuple[str, ...]) -> dict[str, Any]:
     return {fact: getattr(returned, fact) for fact in facts}
 
 
-class InOrder(click.Group):
-    """Lists its commands in the order of the data's way, not of the alphabet."""
+class OrderedGroup(click.Group):
+    """Lists its commands in the order in which they are run, not alphabetically."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
-        """Give them as they were added."""
+        """Return them as they were added."""
         return list(self.commands)

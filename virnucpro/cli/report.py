@@ -11,7 +11,7 @@ from virnucpro import formats
 from virnucpro.cli.options import (
     DIRECTORY,
     FILE,
-    InOrder,
+    OrderedGroup,
     cache_dir_option,
     embeddings_option,
     format_option,
@@ -37,9 +37,9 @@ _rates_option = cache_dir_option(help="Where measured rates are kept.")
 _report_format_option = format_option("report", formats.REPORT_FORMAT)
 
 
-@click.group(cls=InOrder)
+@click.group(cls=OrderedGroup)
 def report() -> None:
-    """Report what is planned, and what came to pass."""
+    """Report what is planned, and what was achieved."""
 
 
 @report.command("plans")

@@ -62,34 +62,22 @@ _EMPTY_GROUPS = ("obsm", "obsp", "varm", "varp")
 
 @dataclass(frozen=True)
 class ObsBlock:
-    """Some rows of `obs`, one entry a record in each column.
-
-    Attributes:
-        ids: the records' ids.
-        descriptions: the rest of the header lines.
-        lengths: residues after normalising, [n] int32.
-        tokens: tokens that were computed for the record, [n] int32.
-        truncated: whether residues at the C-terminal end were left out, [n] bool.
-        normalised: whether normalising changed the record, [n] bool.
-        replaced: letters that became X, [n] int32.
-        unknown_fractions: residues that are X, B or Z, of all, [n] float32.
-        keys: hexadecimal keys of the sequences; ASCII bytes are written faster.
-        optional: name -> [n] of `OPTIONAL_COLUMNS`; those that the writer was asked for are used.
-    """
+    """Some rows of `obs`."""
 
     ids: Sequence[str]
-    descriptions: Sequence[str]
-    lengths: npt.NDArray[np.int32]
-    tokens: npt.NDArray[np.int32]
-    truncated: npt.NDArray[np.bool_]
-    normalised: npt.NDArray[np.bool_]
-    replaced: npt.NDArray[np.int32]
-    unknown_fractions: npt.NDArray[np.float32]
-    keys: Sequence[str] | Sequence[bytes]
+    descriptions: Sequence[str]  # the rest of the header lines
+    lengths: npt.NDArray[np.int32]  # [n] residues after normalising
+    tokens: npt.NDArray[np.int32]  # [n] that were computed for the record
+    truncated: npt.NDArray[np.bool_]  # [n] whether the C-terminal end was left out
+    normalised: npt.NDArray[np.bool_]  # [n] whether normalising changed the record
+    replaced: npt.NDArray[np.int32]  # [n] letters that became X
+    unknown_fractions: npt.NDArray[np.float32]  # [n] residues that are X, B or Z, of all
+    keys: Sequence[str] | Sequence[bytes]  # hexadecimal; ASCII bytes are written faster
+    # Of `OPTIONAL_COLUMNS`, name -> [n]; the writer takes those that its file has.
     optional: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def columns(self) -> dict[str, Any]:
-        """Give the block by the names of the columns of `obs`."""
+        """Return the block by the names of the columns of `obs`."""
         return {
             "_index": self.ids,
             "description": self.descriptions,

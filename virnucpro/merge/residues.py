@@ -32,15 +32,7 @@ _FACTS = ("sample", "notice", "model", "weights_sha256", "compute_dtype")
 _COLUMNS = {"id": "_index", "start": "residues_start", "end": "residues_end"}
 
 
-def write_residues(
-    path: Path,
-    h5ad: Path,
-    shards: Shards,
-    *,
-    sample: str,
-    plans_dir: Path,
-    embeddings_dir: Path,
-) -> None:
+def write_residues(path: Path, h5ad: Path, shards: Shards, *, sample: str) -> None:
     """Write residues.h5 as a stream, shard after shard; memory does not grow with it.
 
     Args:
@@ -48,8 +40,6 @@ def write_residues(
         h5ad: the finished embeddings.h5ad, whose `obs` says where each record's residues are.
         shards: of the sample, verified, with residues.
         sample: its name, for the bar.
-        plans_dir: ``{shard}.parquet`` of every shard.
-        embeddings_dir: ``{shard}.residues.npy`` of every shard.
 
     Raises:
         DataError: a residue is not finite, or there are not as many as the plans say.
@@ -71,22 +61,28 @@ def write_residues(
             for layer in receipt.layers
         ]
         place = 0
-        for name, left_out in zip(shards.names, shards.quarantined, strict=True):
-            offsets = read_plan(plans_dir / f"{name}.parquet").residue_offsets
-            array = open_array(extra_path(embeddings_dir / f"{name}.npy", "residues"))
-            for part in _blocks(array, offsets, left_out):
-                if not all_finite(part):
-                    raise DataError(
-                        f"shard {name}: a residue is not finite, and the receipt does not list "
-                        "its sequence as quarantined",
-                        hint="remove the shard's arrays and receipt and run again",
-                    )
-                for index, layer in enumerate(layers):
-                    layer[place : place + len(part)] = part[:, index]
-                place += len(part)
-                progress.step(len(part))
+        for part in _parts(shards):
+            for index, layer in enumerate(layers):
+                layer[place : place + len(part)] = part[:, index]
+            place += len(part)
+            progress.step(len(part))
         if place != total:
             raise DataError(f"{place} residues were written, {total} are planned", path=path)
+
+
+def _parts(shards: Shards) -> Iterator[npt.NDArray[np.floating[Any]]]:
+    """Yield the residues of all sequences with an embedding, [n, layers, dim], in blocks."""
+    for name, npy, left_out in zip(shards.names, shards.arrays, shards.quarantined, strict=True):
+        offsets = read_plan(shards.plans_dir / f"{name}.parquet").residue_offsets
+        array = open_array(extra_path(npy, "residues"))
+        for part in _blocks(array, offsets, left_out):
+            if not all_finite(part):
+                raise DataError(
+                    f"shard {name}: a residue is not finite, and the receipt does not list its "
+                    "sequence as quarantined",
+                    hint="remove the shard's arrays and receipt and run again",
+                )
+            yield part
 
 
 def _copy_column(source: h5py.Dataset, file: h5py.File, name: str) -> None:

@@ -51,9 +51,8 @@ def write_rows(
     path: Path,
     manifest: Manifest,
     shards: Shards,
-    *,
     records: Path,
-    embeddings_dir: Path,
+    *,
     residues: bool,
     request: str,
 ) -> RowCounts:
@@ -64,7 +63,6 @@ def write_rows(
         manifest: of `split`.
         shards: verified.
         records: records.parquet.
-        embeddings_dir: ``{shard}.npy`` of every shard.
         residues: whether to say where each record's residues are in residues.h5.
         request: the id that the file is to carry.
 
@@ -84,9 +82,8 @@ def write_rows(
         optional=optional,
         request=request,
     )
-    arrays = [embeddings_dir / f"{name}.npy" for name in shards.names]
-    embeddings = _opener(arrays)
-    perplexities = _opener([extra_path(npy, "pseudo_perplexity") for npy in arrays], 1)
+    embeddings = _opener(shards.arrays)
+    perplexities = _opener([extra_path(npy, "pseudo_perplexity") for npy in shards.arrays], 1)
     counts = RowCounts()
     progress = Progress(rows, "rows", what=f"{manifest.sample}: writing")
     with writer, closing(progress):

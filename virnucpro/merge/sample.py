@@ -102,20 +102,12 @@ def merge_sample(
             manifest, records=records, plans_dir=plans_dir, embeddings_dir=embeddings_dir
         )
         _check_outputs(shards, residues, exports)
+        with_residues = new_residues is not None
         counts = write_rows(
-            *(new_output, manifest, shards),
-            records=records,
-            embeddings_dir=embeddings_dir,
-            residues=new_residues is not None,
-            request=request_id,
+            *(new_output, manifest, shards, records), residues=with_residues, request=request_id
         )
         if new_residues is not None:
-            write_residues(
-                *(new_residues, new_output, shards),
-                sample=manifest.sample,
-                plans_dir=plans_dir,
-                embeddings_dir=embeddings_dir,
-            )
+            write_residues(new_residues, new_output, shards, sample=manifest.sample)
         rows = quarantined_rows(manifest, shards, records)
         write_quarantine(new_quarantine, itertools.chain(read_quarantine(split_quarantine), rows))
         read = manifest.records.read

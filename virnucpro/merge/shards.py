@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virnucpro.errors import DataError
-from virnucpro.files import sha256_meanwhile, sha256_of
+from virnucpro.files import sha256_in_background, sha256_of
 from virnucpro.merge.places import Places, place_shard
 from virnucpro.merge.receipts import (
     Quarantined,
@@ -35,12 +35,19 @@ class Shards:
     """All shards of a sample, verified; the lists have an entry a shard."""
 
     names: list[str]
+    plans_dir: Path
+    embeddings_dir: Path
     receipts: list[ShardReceipt]
     quarantined: list[dict[int, Quarantined]]  # by row
     places: Places
     parameters: PlanParameters  # of all plans
     plans_hash: str  # SHA-256 over the plans' content hashes
     residues: int | None  # of all sequences with an embedding; None where they were not kept
+
+    @property
+    def arrays(self) -> list[Path]:
+        """The files of the embeddings."""
+        return [self.embeddings_dir / f"{name}.npy" for name in self.names]
 
 
 def verify_shards(
@@ -84,7 +91,8 @@ def verify_shards(
             progress.step(1)
     _check_parameters(names, parameters)
     return Shards(
-        *(names, receipts, quarantined, places, parameters[0], digest.hexdigest(), residues)
+        *(names, plans_dir, embeddings_dir, receipts, quarantined, places),
+        *(parameters[0], digest.hexdigest(), residues),
     )
 
 
@@ -129,7 +137,7 @@ def _accepted(manifest: Manifest, records: Path) -> RecordKeys:
 
 def _hashed_ahead(paths: Sequence[Path]) -> Iterator[Future[str]]:
     """Yield each file's hash, while the next file is read and hashed already."""
-    ahead = (sha256_meanwhile(path) for path in paths)
+    ahead = (sha256_in_background(path) for path in paths)
     current = next(ahead, None)
     while current is not None:
         following = next(ahead, None)

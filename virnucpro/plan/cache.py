@@ -85,8 +85,8 @@ class CacheEntry:
     def get(self) -> PlannedShard | None:
         """Find the plan; None where there is none that can be used.
 
-        One that is damaged, of another format, or of another shard or other parameters than its
-        address is told in a warning.
+        A warning tells of one that is damaged, of another format, or not of this shard and these
+        parameters.
         """
         try:
             if not self.report_path.exists():
@@ -107,7 +107,7 @@ class CacheEntry:
         return PlannedShard(content, replace(report, shard=self.shard))
 
     def put(self, planned: PlannedShard) -> None:
-        """Keep a plan; a folder that cannot be written to is told in a warning."""
+        """Keep a plan; where the folder cannot be written to, a warning says so."""
         try:
             write_bytes(self.plan_path, planned.content)
             write_report(self.report_path, replace(planned.report, shard=self.digits))

@@ -15,26 +15,19 @@ __all__ = [
     "Items",
     "count_windows",
     "cut_items",
+    "increasing",
     "key_array",
     "represented",
-    "rising",
 ]
 
 
 class Items(NamedTuple):
-    """Items of a shard, in the order of their rows and starts; all arrays are [items].
+    """Items of a shard, in the order of their rows and starts."""
 
-    Attributes:
-        row: number of the item's sequence in the shard.
-        start: its first residue, from 0.
-        end: one past its last residue.
-        truncated: whether the sequence was cut and the rest is not computed.
-    """
-
-    row: NDArray[np.int64]
-    start: NDArray[np.int64]
-    end: NDArray[np.int64]
-    truncated: NDArray[np.bool_]
+    row: NDArray[np.int64]  # [items] numbers of the sequences in the shard
+    start: NDArray[np.int64]  # [items] first residue, from 0
+    end: NDArray[np.int64]  # [items] one past the last residue
+    truncated: NDArray[np.bool_]  # [items] whether the rest of the sequence is not computed
 
 
 def count_windows(
@@ -124,7 +117,7 @@ def key_array(keys: Sequence[str] | NDArray[Any]) -> NDArray[np.uint8]:
     return np.frombuffer(joined, np.uint8).reshape(-1, KEY_BYTES)
 
 
-def rising(keys: NDArray[np.uint8]) -> bool:
+def increasing(keys: NDArray[np.uint8]) -> bool:
     """Tell whether keys, [sequences, 16], are sorted as bytes and distinct."""
     # A key as two big-endian halves sorts as its bytes do.
     high, low = np.ascontiguousarray(keys).view(">u8").T

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from virnucpro.errors import DataError, InputError
 from virnucpro.plan.first_fit import SPECIAL_TOKENS, first_fit_decreasing
-from virnucpro.plan.items import Items, cut_items, key_array, rising
+from virnucpro.plan.items import Items, cut_items, increasing, key_array
 from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.table import (
     Plan,
@@ -46,7 +46,7 @@ def make_plan(
     """Pack the sequences of a shard: First-Fit Decreasing, ties by key, then by start.
 
     Args:
-        keys: [sequences] keys in the shard's order, which is rising: hexadecimal, or
+        keys: [sequences] keys in the shard's order, which is increasing: hexadecimal, or
             uint8 [sequences, 16].
         lengths: [sequences] residues, at least 1 each.
         parameters: how to cut and pack them.
@@ -56,7 +56,7 @@ def make_plan(
 
     Raises:
         InputError: the parameters do not go together.
-        ValueError: the keys are not rising, or a sequence is empty.
+        ValueError: the keys are not increasing, or a sequence is empty.
     """
     parameters.check()
     by_row = key_array(keys)
@@ -65,7 +65,7 @@ def make_plan(
         raise ValueError(f"{len(by_row)} keys, but {len(lengths)} lengths")
     if lengths.size and lengths.min() < 1:
         raise ValueError(f"sequence {int(lengths.argmin())} is empty")
-    if not rising(by_row):
+    if not increasing(by_row):
         raise ValueError("the keys of a shard must be sorted and distinct")
     items = cut_items(lengths, parameters)
     return _pack(parameters, items, by_row[items.row])

@@ -54,27 +54,16 @@ _REMAKE = "remove the file so that it is made again"
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The items of a shard in batch order. All arrays are [items].
-
-    Attributes:
-        parameters: how the items were cut and packed.
-        batch: int32, the item's batch; 0, 0, ..., 1, ...
-        row: int32, number of the item's sequence in the shard FASTA.
-        start: int32, the item's first residue in the sequence, from 0.
-        end: int32, one past its last residue.
-        truncated: bool, whether the sequence was cut and the rest is not computed.
-        keys: uint8 [items, 16], the sequence's key.
-        content_hash: see `content_hash`.
-    """
+    """The items of a shard in batch order."""
 
     parameters: PlanParameters
-    batch: NDArray[np.int32]
-    row: NDArray[np.int32]
-    start: NDArray[np.int32]
-    end: NDArray[np.int32]
-    truncated: NDArray[np.bool_]
-    keys: NDArray[np.uint8]
-    content_hash: str
+    batch: NDArray[np.int32]  # [items] batch numbers: 0, 0, ..., 1, ...
+    row: NDArray[np.int32]  # [items] numbers of the sequences in the shard FASTA
+    start: NDArray[np.int32]  # [items] first residue in the sequence, from 0
+    end: NDArray[np.int32]  # [items] one past the last residue
+    truncated: NDArray[np.bool_]  # [items] whether the rest of the sequence is not computed
+    keys: NDArray[np.uint8]  # [items, 16] of the sequences
+    content_hash: str  # see `content_hash`
 
     @property
     def token_budget(self) -> int:
@@ -204,14 +193,14 @@ def parse_plan(content: bytes, path: Path) -> Plan:
 
 
 def _to_arrow(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
-    """Give a column, [items] or [items, bytes of a key], as an Arrow array."""
+    """Return a column, [items] or [items, bytes of a key], as an Arrow array."""
     packed = np.packbits(values, bitorder="little") if values.dtype == np.bool_ else values
     buffer = pa.py_buffer(np.ascontiguousarray(packed))
     return pa.Array.from_buffers(kind, len(values), [None, buffer])
 
 
 def _to_numpy(column: pa.Array) -> NDArray[Any]:
-    """Give an Arrow array of a plan as [items], or [items, bytes of a key]."""
+    """Return an Arrow array of a plan as [items], or [items, bytes of a key]."""
     first, end = column.offset, column.offset + len(column)
     raw = np.frombuffer(column.buffers()[1] or b"", np.uint8)
     if column.type == pa.bool_():

@@ -58,20 +58,19 @@ def length_distribution(
     """Draw how many records have which length, and the limit above which they are cut.
 
     Args:
-        lengths: [k] distinct lengths in residues, rising; at least one.
+        lengths: [k] distinct lengths in residues, increasing; at least one.
         counts: [k] records of each length.
         parameters: with the limit, and what is done above it.
         path: the SVG to write.
     """
-    max_sequence_length = parameters.max_sequence_length
+    limit = parameters.max_sequence_length
     low = max(1, int(lengths[0]) - 1)
-    high = int(1.1 * max(lengths[-1], max_sequence_length)) + 2
+    high = int(1.1 * max(lengths[-1], limit)) + 2
     edges = np.unique(np.geomspace(low, high, _BINS + 1).round().astype(np.int64))
     # An edge at the limit, so that no bar holds both whole and cut records.
-    edges = np.unique(np.append(edges, max_sequence_length + 1))
+    edges = np.unique(np.append(edges, limit + 1))
     heights, _ = np.histogram(lengths, bins=edges, weights=counts)
-    longer = edges[:-1] > max_sequence_length
-    cut, total = int(counts[lengths > max_sequence_length].sum()), int(counts.sum())
+    longer = edges[:-1] > limit
     # Labels at 1, 2 and 5 in each decade, while there is room for them.
     labelled = (1, 2, 5) if edges[-1] < 500 * edges[0] else (1,)
     with new_figure(path, 3.4) as figure:
@@ -86,16 +85,8 @@ def length_distribution(
                 edgecolor="white",
                 linewidth=0.4,
             )
-        axes.axvline(max_sequence_length + 1, color=BLACK, linestyle="--", linewidth=1)
-        fate = (
-            f"only their first {max_sequence_length:,} residues are embedded"
-            if parameters.long_sequences == "truncate"
-            else "they are embedded in windows"
-        )
-        axes.set_title(
-            f"{cut:,} of {total:,} records ({100 * cut / total:.2f}%) exceed "
-            f"{max_sequence_length:,} residues\n(right of the line): {fate}",
-        )
+        axes.axvline(limit + 1, color=BLACK, linestyle="--", linewidth=1)
+        axes.set_title(_title(int(counts[lengths > limit].sum()), int(counts.sum()), parameters))
         axes.set_xscale("log")
         axes.set_xlim(edges[0], edges[-1])
         axes.xaxis.set_major_locator(LogLocator(subs=labelled))
@@ -103,6 +94,20 @@ def length_distribution(
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("Length (residues, log scale)")
         _count_axis(axes, "Records")
+
+
+def _title(longer: int, total: int, parameters: PlanParameters) -> str:
+    limit = f"{parameters.max_sequence_length:,}"
+    fate = (
+        f"only their first {limit} residues are embedded"
+        if parameters.long_sequences == "truncate"
+        else "they are embedded in windows"
+    )
+    share = f"{100 * longer / total:.2f}%"
+    return (
+        f"{longer:,} of {total:,} records ({share}) exceed {limit} residues\n"
+        f"(right of the line): {fate}"
+    )
 
 
 def _count_axis(axes: Axes, label: str) -> None:
@@ -179,7 +184,7 @@ def duplicates(
     """Draw how many sequences stand on how many records, and what computing each once saved.
 
     Args:
-        copies: [k] distinct numbers of records of one sequence, rising.
+        copies: [k] distinct numbers of records of one sequence, increasing.
         sequences: [k] sequences that stand on that many records.
         saved: tokens that were not computed again.
         path: the SVG to write.

@@ -1,4 +1,4 @@
-"""Maps of the embeddings: each point is a protein, near ones have like embeddings."""
+"""Maps of the embeddings: each point is a protein; near points have similar embeddings."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _panels(
 
 
 def _dots(points: int) -> dict[str, Any]:
-    """Give size and strokes of a point: the more there are, the smaller."""
+    """Return size and strokes of a point: the more there are, the smaller."""
     return {
         "s": float(np.clip(20_000 / max(points, 1), 2, 20)),
         "linewidths": 0,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from virnucpro.merge.ledger import QuarantineRow
 from virnucpro.plan.parameters import PlanParameters
-from virnucpro.report.content import RunReport, SampleSummary
+from virnucpro.report.content import Ledger, RunReport, SampleSummary
 from virnucpro.report.html import Row, page, table
 
 __all__ = ["ledger_page", "overview_page", "summary_page"]
@@ -54,58 +54,32 @@ def ledger_page(report: RunReport, quarantined: Iterable[QuarantineRow]) -> str:
         report: of the sample's run.
         quarantined: rows of the quarantine table; no more than are listed are read.
     """
-    ledger = report.ledger
-    read = ledger.read
-    limit = report.parameters.max_sequence_length
-    cut = f"{ledger.residues_left_out:,} residues beyond {limit:,} left out; column truncated"
-    fates: list[Row] = [
-        ["Read from the input", read, _percent(read, read), ""],
-        ["Embedded", ledger.embedded, _percent(ledger.embedded, read), "embeddings.h5ad"],
-        ["Quarantined", ledger.quarantined, _percent(ledger.quarantined, read), "see below"],
-    ]
-    flags: list[Row] = [
-        ["Truncated", ledger.truncated, _percent(ledger.truncated, read), cut],
-        [
-            "Computed in windows",
-            ledger.in_windows,
-            _percent(ledger.in_windows, read),
-            f"longer than {limit:,} residues, all of them computed; column windows",
-        ],
-        [
-            "Normalised",
-            ledger.normalised,
-            _percent(ledger.normalised, read),
-            f"{ledger.letters_replaced:,} letters became X; columns normalised, replaced",
-        ],
-        [
-            "Repeats of a sequence",
-            ledger.duplicates,
-            _percent(ledger.duplicates, read),
-            "computed once; equal in column key",
-        ],
-    ]
-    reasons: list[Row] = [
-        [reason, count, _percent(count, read), _REASONS.get(reason, "")]
-        for reason, count in ledger.quarantined_by_reason.items()
-    ]
-    rows: list[Row] = [list(row[1:]) for row in itertools.islice(quarantined, _LISTED)]
-    listed = "" if ledger.quarantined <= _LISTED else f" The first {_LISTED} are listed."
-    where = f"All stand in quarantine.tsv.{listed}"
+    rows = [list(row[1:]) for row in itertools.islice(quarantined, _LISTED)]
+    listed = "" if report.ledger.quarantined <= _LISTED else f" The first {_LISTED} are listed."
     return page(
         f"Ledger of sample {report.sample}",
         report.notice,
-        *table("Every record, once", fates, header=["", "Records", "Share", "Where"], totals=True),
+        *table(
+            "Every record, once",
+            _fate_rows(report.ledger),
+            header=["", "Records", "Share", "Where"],
+            totals=True,
+        ),
         *table(
             "What was done to accepted records",
-            flags,
+            _flag_rows(report.ledger, report.parameters.max_sequence_length),
             "A record may be counted in several of these rows.",
             header=["", "Records", "Share", "How to find them"],
         ),
-        *table("Why records were quarantined", reasons, header=["Reason", "Records", "Share", ""]),
+        *table(
+            "Why records were quarantined",
+            _reason_rows(report.ledger),
+            header=["Reason", "Records", "Share", ""],
+        ),
         *table(
             "Quarantined records",
             rows,
-            where,
+            f"All stand in quarantine.tsv.{listed}",
             header=["Id", "File", "Line", "Residues", "Reason", "Detail"],
         ),
     )
@@ -142,6 +116,55 @@ def overview_page(reports: Sequence[SampleSummary]) -> str:
     notices = [report.notice for report in reports if report.notice]
     title = f"{len(reports):,} sample{'s' if len(reports) != 1 else ''}"
     return page(title, notices[0] if notices else None, *table("", rows, note, header=header))
+
+
+def _fate_rows(ledger: Ledger) -> list[Row]:
+    return [
+        _counted("Read from the input", ledger.read, ledger, ""),
+        _counted("Embedded", ledger.embedded, ledger, "embeddings.h5ad"),
+        _counted("Quarantined", ledger.quarantined, ledger, "see below"),
+    ]
+
+
+def _flag_rows(ledger: Ledger, limit: int) -> list[Row]:
+    return [
+        _counted(
+            "Truncated",
+            ledger.truncated,
+            ledger,
+            f"{ledger.residues_left_out:,} residues beyond {limit:,} left out; column truncated",
+        ),
+        _counted(
+            "Computed in windows",
+            ledger.in_windows,
+            ledger,
+            f"longer than {limit:,} residues, all of them computed; column windows",
+        ),
+        _counted(
+            "Normalised",
+            ledger.normalised,
+            ledger,
+            f"{ledger.letters_replaced:,} letters became X; columns normalised, replaced",
+        ),
+        _counted(
+            "Repeats of a sequence",
+            ledger.duplicates,
+            ledger,
+            "computed once; equal in column key",
+        ),
+    ]
+
+
+def _reason_rows(ledger: Ledger) -> list[Row]:
+    return [
+        _counted(reason, count, ledger, _REASONS.get(reason, ""))
+        for reason, count in ledger.quarantined_by_reason.items()
+    ]
+
+
+def _counted(name: str, count: int, ledger: Ledger, note: str) -> Row:
+    """Return a row with a number of records and their share of those that were read."""
+    return [name, count, _percent(count, ledger.read), note]
 
 
 def _result_rows(report: RunReport) -> list[Row]:

@@ -31,25 +31,15 @@ _SIGNIFICANT = 4  # decimals of a standard deviation, so that a sum's last bits 
 
 @dataclass(frozen=True)
 class Projection:
-    """Sampled rows in two dimensions; arrays are [n, ...], in a seeded random order.
+    """Sampled rows in two dimensions, in a seeded random order."""
 
-    Attributes:
-        pca: [n, 2] on the first two principal components.
-        explained: [2] the components' share of the variance.
-        umap: [n, 2], or None where umap-learn is not installed or there are too few rows.
-        sample: [n] number of each row's sample.
-        length: [n] residues.
-        truncated: [n] bool.
-        rows: number of rows that the sample was taken from.
-    """
-
-    pca: npt.NDArray[np.float64]
-    explained: npt.NDArray[np.float64]
-    umap: npt.NDArray[np.float64] | None
-    sample: npt.NDArray[np.int64]
-    length: npt.NDArray[np.int64]
-    truncated: npt.NDArray[np.bool_]
-    rows: int
+    pca: npt.NDArray[np.float64]  # [n, 2] on the first two principal components
+    explained: npt.NDArray[np.float64]  # [2] the components' share of the variance
+    umap: npt.NDArray[np.float64] | None  # [n, 2]; None without umap-learn or with too few rows
+    sample: npt.NDArray[np.int64]  # [n] numbers of the rows' samples
+    length: npt.NDArray[np.int64]  # [n] residues
+    truncated: npt.NDArray[np.bool_]  # [n]
+    rows: int  # that the sampled ones were taken from
 
 
 @dataclass(frozen=True)
@@ -127,7 +117,7 @@ def _blocks(parts: Sequence[_Part]) -> Iterator[npt.NDArray[np.float64]]:
 def _principal_components(
     parts: Sequence[_Part],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Give the first components, [dim, k], their shares of the variance, [k], and the mean, [dim].
+    """Return the components, [dim, k], their shares of the variance, [k], and the mean, [dim].
 
     The rows are read once. They are taken from a point near their mean, that of the first block:
     squares of the rows themselves would lose digits where the mean is far from 0.

@@ -15,6 +15,7 @@ from virnucpro.merge.ledger import read_quarantine
 from virnucpro.merge.provenance import DEMO_NOTICE
 from virnucpro.merge.receipts import ShardReceipt, check_agreement, check_complete, read_receipt
 from virnucpro.plan.parameters import PlanParameters
+from virnucpro.plan.report import PlanReport
 from virnucpro.report.content import Comparison, Input, Ledger, Model, RunReport
 from virnucpro.report.pages import ledger_page, summary_page
 from virnucpro.report.plans import PLAN_COLUMNS, plan_cells, saved_by_duplicates, write_rows
@@ -79,15 +80,35 @@ def run_report(
     receipts = [read_receipt(embeddings_dir / f"{name}.json") for name in manifest.names]
     traces = [read_trace(embeddings_dir, receipt.shard, receipt.steps) for receipt in receipts]
     summary = summarise_records(records)
+    ledger = _ledger(manifest, summary, quarantine, plans[0].parameters)
+    report = _report(manifest, plans, receipts, traces, summary, ledger, cache_dir)
+    write_json(json_path, report.as_json())
+    write_rows(tsv_path, _RUN_COLUMNS, _rows(report))
+    _show(report, summary, traces, quarantine, report_dir)
+    if report.notice:
+        logger.warning(report.notice)
+    return report
+
+
+def _report(
+    manifest: Manifest,
+    plans: list[PlanReport],
+    receipts: list[ShardReceipt],
+    traces: list[Trace],
+    summary: RecordSummary,
+    ledger: Ledger,
+    cache_dir: Path | None,
+) -> RunReport:
+    """Put the report together."""
     totals, parameters = summarise_plans(plans), plans[0].parameters
     measured, steps = summarise_traces(traces, [receipt.tokens_per_step for receipt in receipts])
     each = round(1e6 * measured.seconds / totals.residues, 4) if totals.residues else None
-    report = RunReport(
+    return RunReport(
         sample=manifest.sample,
         demo=receipts[0].demo,
         notice=DEMO_NOTICE if receipts[0].demo else None,
         model=_model(receipts),
-        ledger=_ledger(manifest, summary, quarantine, parameters),
+        ledger=ledger,
         planned=totals,
         execution=check_agreement(receipts),
         measured=measured,
@@ -100,12 +121,6 @@ def run_report(
         seconds_per_million_residues=each,
         estimate=_compare(receipts, totals.computed_tokens, measured.seconds, cache_dir),
     )
-    write_json(json_path, report.as_json())
-    write_rows(tsv_path, _RUN_COLUMNS, _rows(report))
-    _show(report, summary, traces, quarantine, report_dir)
-    if report.notice:
-        logger.warning(report.notice)
-    return report
 
 
 def _compare(

@@ -93,7 +93,7 @@ def install(monkeypatch):
     monkeypatch.setattr(shard_module, "Engine", Engine)
     monkeypatch.setattr(shard_module, "load_model", lambda *_, **__: Model())
     monkeypatch.setattr(tokens_module, "_budget_here", lambda budget, *_: budget)
-    monkeypatch.setattr(shard_module, "sha256_meanwhile", lambda _path: None)
+    monkeypatch.setattr(shard_module, "sha256_in_background", lambda _path: None)
     monkeypatch.setattr(Engine, "launched", 0)
     monkeypatch.setattr(Engine, "before", staticmethod(lambda _number: None))
     monkeypatch.setattr(Engine, "seconds", 0.0)

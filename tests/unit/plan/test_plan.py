@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from virnucpro.errors import DataError, InputError
 from virnucpro.formats import PLAN_FORMAT
-from virnucpro.plan.items import key_array, rising
+from virnucpro.plan.items import increasing, key_array
 from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.plan import check_plan_fits, make_plan, read_plan, replan, write_plan
 from virnucpro.plan.table import content_hash, parse_plan
@@ -178,7 +178,7 @@ def test_keys_and_lengths_that_are_no_shard_are_refused(keys, lengths, message):
 @given(st.lists(st.binary(min_size=16, max_size=16), max_size=6))
 def test_keys_are_compared_as_bytes(keys):
     array = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16)
-    assert rising(array) == all(a < b for a, b in pairwise(keys))
+    assert increasing(array) == all(a < b for a, b in pairwise(keys))
 
 
 class TestFile:
