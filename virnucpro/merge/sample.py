@@ -102,9 +102,9 @@ def merge_sample(
             manifest, records=records, plans_dir=plans_dir, embeddings_dir=embeddings_dir
         )
         _check_outputs(shards, residues, exports)
-        with_residues = new_residues is not None
+        keep = new_residues is not None
         counts = write_rows(
-            *(new_output, manifest, shards, records), residues=with_residues, request=request_id
+            *(new_output, manifest, shards, records), residues=keep, request=request_id
         )
         if new_residues is not None:
             write_residues(new_residues, new_output, shards, sample=manifest.sample)

@@ -39,17 +39,9 @@ class PlannedShard:
 
 
 def shard_digits(shard: Path) -> str:
-    """Return the first digits of a shard's SHA-256: from its name, or else from its content.
-
-    Raises:
-        DataError: the shard cannot be read.
-    """
-    if match := _NAMED_BY_CONTENT.fullmatch(shard.stem):
-        return match[1]
-    try:
-        return sha256_of(shard)[:_DIGITS]
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", path=shard) from error
+    """Return the first digits of a shard's SHA-256: from its name, or else from its content."""
+    match = _NAMED_BY_CONTENT.fullmatch(shard.stem)
+    return match[1] if match else sha256_of(shard)[:_DIGITS]
 
 
 class CacheEntry:
@@ -70,9 +62,9 @@ class CacheEntry:
     def __init__(self, directory: Path, shard: Path, parameters: PlanParameters) -> None:
         self.parameters = parameters
         self.shard = shard.stem
-        self.digits = shard_digits(shard)
         try:
             size = shard.stat().st_size  # a shard that was cut short keeps its name
+            self.digits = shard_digits(shard)
         except OSError as error:
             raise DataError(f"cannot be read ({error.strerror})", path=shard) from error
         # Another version of Arrow may write other bytes of the same plan.
@@ -94,13 +86,10 @@ class CacheEntry:
             report = read_report(self.report_path)
             content = self.plan_path.read_bytes()
             plan = parse_plan(content, self.plan_path)
-            if (plan.parameters, plan.content_hash) != (
-                self.parameters,
-                report.packing.content_hash,
-            ):
-                raise DataError("the plan is not that of its report", path=self.plan_path)
             if (report.parameters, report.shard) != (self.parameters, self.digits):
                 raise DataError("is of another shard or parameters", path=self.report_path)
+            if plan.content_hash != report.packing.content_hash:  # which covers the parameters
+                raise DataError("is not the plan of its report", path=self.plan_path)
         except (VirnucproError, OSError) as error:
             logger.warning("cached plan %s is not used and made again: %s", self.address, error)
             return None

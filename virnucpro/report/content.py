@@ -25,7 +25,14 @@ __all__ = [
     "read_summary",
 ]
 
-_RAN_FIELDS = (*("device", "backend", "tokens_per_step", "steps", "retries", "recomputed_float32"),)
+_RAN_FIELDS = (
+    "device",
+    "backend",
+    "tokens_per_step",
+    "steps",
+    "retries",
+    "recomputed_float32",
+)
 
 
 @dataclass(frozen=True)
