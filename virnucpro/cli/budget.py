@@ -33,7 +33,7 @@ __all__ = ["budget"]
 @click.option("--out", required=True, type=FILE, help="Token budget to write (JSON).")
 @device_option
 @dtype_option
-@planned_tokens_option("--plan-token-budget", help="Tokens of a planned batch.")
+@planned_tokens_option("--plan-token-budget", help="Tokens per planned batch.")
 @max_sequence_length_option
 @layers_option(help="A layer that jobs will pool; may be given several times.")
 @pooling_option

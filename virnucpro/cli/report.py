@@ -39,7 +39,7 @@ _report_format_option = format_option("report", formats.REPORT_FORMAT)
 
 @click.group(cls=OrderedGroup)
 def report() -> None:
-    """Report what is planned, and what was achieved."""
+    """Report what was planned and what was achieved."""
 
 
 @report.command("plans")
@@ -47,7 +47,7 @@ def report() -> None:
 @plans_option
 @_json_option
 @_tsv_option
-@click.option("--records", type=FILE, help="Records, to count what duplicates save.")
+@click.option("--records", type=FILE, help="records.parquet, to count what duplicates save.")
 @_rates_option
 @click.option("--model", help="Name of the model: adds GPU hours, wall time and disk space.")
 @layers_option(help="Layers that will be kept.")
@@ -58,7 +58,7 @@ def report() -> None:
 def report_plans(
     model: str | None, layers: tuple[int, ...], pooling: str, output_dtype: str, **options: Any
 ) -> Any:
-    """Sum up all plans: efficiency and estimated cost, before any GPU."""
+    """Sum up all plans: efficiency and estimated cost, before a GPU is used."""
     from virnucpro.model.config import KNOWN_MODELS
     from virnucpro.report.cost import Workload
     from virnucpro.report.plans import plans_report
@@ -99,7 +99,7 @@ def report_run(**options: Any) -> Any:
 def report_overview(samples: tuple[str, ...], results: Path, report_dir: Path) -> None:
     """Put all SAMPLES into one table, and map their embeddings.
 
-    The map is of principal components, and of UMAP where umap-learn is installed.
+    The maps show principal components, and UMAP where umap-learn is installed.
     """
     from virnucpro.report.overview import overview
 
