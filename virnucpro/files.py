@@ -51,7 +51,7 @@ _SEALED_BY = "sha256 of the rest: "  # what its value begins with
 
 @contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to, and move it to `target` when the block ends well.
+    """Yield a temporary path to write to, and move it to `target` if the block succeeds.
 
     The temporary file is made at once, so that a folder that cannot be written to shows before the
     work. When the block raises, it is removed and `target` stays as it was. The folder of `target`
@@ -79,7 +79,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
-    """Yield a temporary directory to fill, and move it to `target` when the block ends well.
+    """Yield a temporary directory to fill, and move it to `target` if the block succeeds.
 
     A directory at `target` is replaced. When the block raises, the temporary directory is removed
     and `target` stays as it was. The block must sync the files that it writes.
@@ -123,7 +123,7 @@ def _temporary_name(target: Path) -> Iterator[Path]:
 
 
 def _put_in_place(staging: Path, target: Path) -> None:
-    """Rename a directory to `target`; one that is there goes aside first, then away."""
+    """Rename a directory to `target`; one already there is moved aside first, then removed."""
     with _temporary_name(target) as old:
         if target.exists():
             os.rename(target, old)
@@ -136,7 +136,7 @@ def _put_in_place(staging: Path, target: Path) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it, each of them entered durably into the one above."""
+    """Make a folder and its parents, and flush each new entry to the disk."""
     if folder.is_dir():
         return
     _make_folder(folder.parent)
@@ -155,7 +155,7 @@ def _sweep(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it; the next process tries what fails."""
+    """Remove a file, or a folder with its content; what fails is left to the next process."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -167,7 +167,7 @@ def remove(path: Path) -> None:
 
 
 def remove_durably(paths: Iterable[Path]) -> list[Path]:
-    """Remove files and folders that are there, such that none comes back after a power loss.
+    """Remove those files and folders that exist, so that none reappears after a power loss.
 
     Returns:
         Those that were there.
@@ -187,7 +187,7 @@ def remove_durably(paths: Iterable[Path]) -> list[Path]:
 
 
 def give_name(path: Path, target: Path) -> None:
-    """Rename a file of this process, which nobody else knows yet, in its folder."""
+    """Rename a file in its folder; no other process may know it yet."""
     os.rename(path, target)
 
 
@@ -208,7 +208,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def _naming(error: OSError, target: Path, temporary: Path) -> OSError:
-    """Return an error of writing with the final path: the user knows no temporary ones."""
+    """Return a write error that names the final path: users know no temporary ones."""
     if type(error) is OSError and error.errno is None:  # h5py puts the number into the text
         return OSError(f"{error}: {str(target)!r}")
     if error.errno is not None and error.filename in (None, str(temporary), temporary):
@@ -217,13 +217,13 @@ def _naming(error: OSError, target: Path, temporary: Path) -> OSError:
 
 
 def write_bytes(target: Path, content: bytes) -> None:
-    """Write `content` to `target` as one whole (see `atomic_path`)."""
+    """Write `content` to `target` atomically, see `atomic_path`."""
     with atomic_path(target) as temporary:
         temporary.write_bytes(content)
 
 
 def write_json(target: Path, value: Any, *, sealed: bool = False) -> None:
-    """Write `value` as JSON, indented and with a final newline; the same value, the same bytes.
+    """Write `value` as indented JSON with a final newline; equal values give equal bytes.
 
     Args:
         target: the file.
@@ -245,7 +245,7 @@ def _seal(value: dict[str, Any]) -> str:
 
 
 def reserve(path: Path, size: int) -> None:
-    """Reserve a file's space on the disk, so that a full disk shows before the work.
+    """Reserve a file's space on the disk, so that a full disk is noticed before the work.
 
     Args:
         path: a temporary path from `atomic_path`; made where it is missing, else kept.

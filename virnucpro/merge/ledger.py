@@ -1,4 +1,4 @@
-"""The ledger: every record of the input is a row of embeddings.h5ad or of quarantine.tsv, once.
+"""The ledger: each record of the input is one row, of embeddings.h5ad or of quarantine.tsv.
 
 The check reads the files that were written. It does not trust the counters of the code that wrote
 them.
@@ -56,12 +56,12 @@ def printable_id(text: str) -> str:
 
 
 def printable_ids(texts: list[str]) -> list[str]:
-    """Do as `printable_id` for many, in less time."""
+    """Apply `printable_id` to many texts, faster."""
     return list(map(printable_id, texts)) if count_nul(texts) else texts
 
 
 def count_nul(texts: list[str]) -> int:
-    """Count the texts that hold a NUL; where none does, as nearly always, that is found fast."""
+    """Count the texts that hold a NUL; fast if none does, which is nearly always so."""
     return sum("\0" in text for text in texts) if "\0" in "".join(texts) else 0
 
 
@@ -138,7 +138,7 @@ def _h5ad_ids(path: Path) -> Iterator[str]:
 
 
 def _list_ids(what: str, hashes: Hashes, ids: Iterator[str]) -> str:
-    """Name the first ids, as they come, whose hash is among `hashes`, which are sorted."""
+    """Name the first of the ids whose hash is among the sorted `hashes`."""
     if not len(hashes):
         return ""
 
@@ -150,7 +150,7 @@ def _list_ids(what: str, hashes: Hashes, ids: Iterator[str]) -> str:
 
 
 def _list_doubled(found: Hashes, ids: Ids) -> str:
-    """Name the ids behind equal neighbours of the sorted hashes; equal hashes may still differ."""
+    """Name the ids behind equal hashes, which are sorted; ids of equal hash may still differ."""
     suspects = set(found[1:][found[1:] == found[:-1]].tolist())
     if not suspects:
         return ""

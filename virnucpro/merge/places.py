@@ -1,4 +1,4 @@
-"""Where in the shards each record's embedding is."""
+"""Where each record's embedding is in the shards."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Places:
 
     @classmethod
     def empty(cls, shards: npt.NDArray[np.int32]) -> Places:
-        """Make room for the places of the records of these shards; untouched room takes none."""
+        """Make room for the records of these shards; memory is taken as it is filled."""
         n = len(shards)
         return cls(
             shards,
@@ -120,7 +120,7 @@ def _by_row(name: str, plan: Plan) -> _Sequences:
 def _find_rows(
     name: str, keys: npt.NDArray[np.bytes_], wanted: npt.NDArray[np.bytes_]
 ) -> npt.NDArray[np.int64]:
-    """Return the row of each of the wanted keys; every key must be wanted, and found."""
+    """Return the row of each wanted key; each key must be wanted, and each wanted one found."""
     row = np.searchsorted(keys, wanted)
     found = row < len(keys)
     found[found] = keys[row[found]] == wanted[found]
@@ -144,7 +144,7 @@ def _check_lengths(
     lengths: npt.NDArray[np.int32],
     chosen: npt.NDArray[np.int64],
 ) -> None:
-    """Check that a record ends where its plan ends, or behind it where it was truncated."""
+    """Check each record's length against its plan: equal, or greater where it was truncated."""
     found, ends = lengths[chosen], sequences.ends[row]
     wrong = np.flatnonzero(np.where(sequences.truncated[row], found <= ends, found != ends))
     if len(wrong):

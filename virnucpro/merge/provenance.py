@@ -1,4 +1,4 @@
-"""Where the embeddings come from: what stands in `uns` of embeddings.h5ad and in the report."""
+"""Where the embeddings come from, as `uns` of embeddings.h5ad and the report say it."""
 
 from __future__ import annotations
 

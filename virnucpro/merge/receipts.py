@@ -1,4 +1,4 @@
-"""Shard embeddings and their receipts: nothing is merged before it is proven to belong here."""
+"""Shard embeddings and their receipts; nothing is merged before it is verified."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class ShardEmbeddings:
 
 @dataclass(frozen=True)
 class Execution:
-    """What a sample's shards ran on: the distinct values of each field, in shard order."""
+    """What a sample's shards ran on: distinct values, in shard order."""
 
     device: list[str]
     backend: list[str]
@@ -203,7 +203,7 @@ def verify_shard(
 
 
 def all_finite(values: npt.NDArray[np.floating[Any]]) -> bool:
-    """Say whether all values are finite, by their bits: of float16 numpy looks at one at a time."""
+    """Tell whether all values are finite, by their bits: numpy's own test is slow on float16."""
     exponent = _EXPONENTS[values.itemsize]
     return bool((values.view(exponent.dtype) & exponent).max(initial=0) < exponent)
 

@@ -47,7 +47,7 @@ class RecordBlock:
 
 @dataclass(frozen=True)
 class RecordNumbers:
-    """What the texts of some records are not needed for, in input order."""
+    """Some records without their texts, in input order."""
 
     length: npt.NDArray[np.int32]  # [n] residues
     replaced: npt.NDArray[np.int32]  # [n] letters that became X
@@ -57,7 +57,7 @@ class RecordNumbers:
 
 @dataclass(frozen=True)
 class RecordKeys:
-    """What places the records, in input order."""
+    """What is needed to place the records, in input order."""
 
     keys: npt.NDArray[np.bytes_]  # [records] of 16 bytes
     shards: npt.NDArray[np.int32]  # [records] shard numbers
@@ -122,7 +122,7 @@ def _names(kind: type[Any]) -> list[str]:
 
 
 def read_keys(path: Path, *, shards: int) -> RecordKeys:
-    """Read what places the records: about 32 bytes a record.
+    """Read what is needed to place the records: about 32 bytes a record.
 
     Args:
         path: records.parquet.
@@ -152,7 +152,7 @@ def read_keys(path: Path, *, shards: int) -> RecordKeys:
 
 
 def _values(column: pa.Array) -> list[str] | npt.NDArray[Any]:
-    """Return texts as a list; numbers, truth values or keys as an array, uncopied where it can be.
+    """Return texts as a list; numbers, booleans or keys as an array, a view where possible.
 
     Through the buffer: Arrow's own conversion loads pandas where it is installed, half a second.
     """
@@ -171,7 +171,7 @@ def _values(column: pa.Array) -> list[str] | npt.NDArray[Any]:
 def _check_order(
     path: Path, last: tuple[int, int], file: npt.NDArray[Any], line: npt.NDArray[Any]
 ) -> tuple[int, int]:
-    """Check that records stand in input order, each once; `last` is the record before these."""
+    """Check that records are in input order, each once; `last` is the record before these."""
     files, lines = np.append(last[0], file), np.append(last[1], line)
     increasing = (files[1:] > files[:-1]) | ((files[1:] == files[:-1]) & (lines[1:] > lines[:-1]))
     if not increasing.all():

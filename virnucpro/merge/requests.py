@@ -1,4 +1,4 @@
-"""Requests: what the results that have a fixed name were made for.
+"""Requests: what the results with fixed names were made for.
 
 A request is a file ``{kind}-{id}.json``. It is written after the results of every other request
 were taken away, so a result beside it was made for it. See ``workflow/rules/requests.smk``.
@@ -52,7 +52,7 @@ def read_request(path: Path) -> str:
 
 
 def check_request(path: Path) -> None:
-    """Raise where a request was withdrawn meanwhile, so that its results are not put in place.
+    """Refuse a request that was withdrawn meanwhile: its results must not be put in place.
 
     Raises:
         DataError: it is gone: another request has taken its place.

@@ -96,7 +96,7 @@ def _copy_column(source: h5py.Dataset, file: h5py.File, name: str) -> None:
 def _blocks(
     array: npt.NDArray[np.floating[Any]], offsets: npt.NDArray[np.int64], left_out: Collection[int]
 ) -> Iterator[npt.NDArray[np.floating[Any]]]:
-    """Yield the residues of a shard's sequences in blocks, those of some sequences left out.
+    """Yield the residues of a shard's sequences in blocks, skipping some sequences.
 
     Args:
         array: [residues, layers, dim] of the shard.

@@ -1,4 +1,4 @@
-"""The rows of embeddings.h5ad: from the shards' arrays into the order of the records."""
+"""The rows of embeddings.h5ad: values of the shards' arrays in the order of the records."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Opener = Callable[[int], FloatArray]  # from a shard's number to its array
 
 @dataclass
 class RowCounts:
-    """What was noticed of the records that have an embedding."""
+    """Counts over the records that have an embedding."""
 
     truncated: int = 0
     normalised: int = 0

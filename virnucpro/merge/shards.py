@@ -1,4 +1,4 @@
-"""The shards of a sample, with the proof that all of them belong together."""
+"""The shards of a sample, verified to belong together."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SPLIT_AGAIN = "remove the sample's shards and records and run split again"
 
 @dataclass(frozen=True)
 class Shards:
-    """All shards of a sample, verified; the lists have an entry a shard."""
+    """All shards of a sample, verified; the lists have one entry per shard."""
 
     names: list[str]
     plans_dir: Path
@@ -107,7 +107,7 @@ def _check_parameters(names: Sequence[str], parameters: Sequence[PlanParameters]
 
 
 def check_written_by_split(path: Path, sha256: str) -> None:
-    """Check that a file is the one that the manifest knows.
+    """Check that a file has the hash that the manifest states.
 
     Raises:
         DataError: it is missing, or has another hash; both are named.
@@ -136,7 +136,7 @@ def _accepted(manifest: Manifest, records: Path) -> RecordKeys:
 
 
 def _hashed_ahead(paths: Sequence[Path]) -> Iterator[Future[str]]:
-    """Yield each file's hash, while the next file is read and hashed already."""
+    """Yield each file's hash while the next file is already being hashed."""
     ahead = (sha256_in_background(path) for path in paths)
     current = next(ahead, None)
     while current is not None:

@@ -1,4 +1,4 @@
-"""Tab-separated tables that the csv module can read again, whatever stands in a cell."""
+"""Tab-separated tables that the csv module reads back, whatever a cell holds."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Items(NamedTuple):
 def count_windows(
     lengths: NDArray[np.int64], max_sequence_length: int, window_overlap: int
 ) -> NDArray[np.int64]:
-    """Count the windows of sequences: as few as have the length and the overlap asked for.
+    """Count the windows of each sequence: the fewest with this length and overlap.
 
     Args:
         lengths: [sequences] residues, at least 1 each.

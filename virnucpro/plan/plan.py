@@ -116,7 +116,7 @@ def check_plan_fits(plan: Plan, keys: NDArray[np.uint8], lengths: NDArray[Any]) 
 
 
 def _pack(parameters: PlanParameters, items: Items, keys: NDArray[np.uint8]) -> Plan:
-    """Pack items, of which those of one length are in the order of ties."""
+    """Pack items; those of equal length must be in the order of ties."""
     tokens = items.end - items.start + SPECIAL_TOKENS
     order, batch = first_fit_decreasing(tokens, parameters.token_budget)
     row, start, end = (column[order].astype(np.int32) for column in items[:3])

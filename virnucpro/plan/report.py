@@ -97,7 +97,7 @@ class PlanReport:
 
 
 def write_report(path: Path, report: PlanReport) -> None:
-    """Write a report as JSON, without levels; equal reports give equal bytes.
+    """Write a report as one flat JSON object; equal reports give equal bytes.
 
     Raises:
         OSError: writing failed.

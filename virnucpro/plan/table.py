@@ -102,7 +102,7 @@ class Plan:
 
     @cached_property
     def windows(self) -> NDArray[np.int64]:
-        """In how many items each item's sequence is computed, [items]; 1 where it is one."""
+        """Number of items of each item's sequence, [items]; 1 for one that is not in windows."""
         windows: NDArray[np.int64] = np.bincount(self.row)[self.row]
         return windows
 
@@ -113,9 +113,9 @@ class Plan:
 
     @cached_property
     def residue_offsets(self) -> NDArray[np.int64]:
-        """Where each sequence's residues start among those of all, [sequences + 1].
+        """Where each sequence's residues start among those of all sequences, [sequences + 1].
 
-        Counted are the residues that are represented; those that were cut off are not.
+        Only residues that an item stands for are counted, not those that were cut off.
         """
         first, end = self.represented
         lengths = np.zeros(self.sequences + 1, np.int64)

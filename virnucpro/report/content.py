@@ -107,7 +107,7 @@ class SampleSummary:
 
 @dataclass(frozen=True)
 class RunReport(SampleSummary):
-    """The report on a finished run of a sample; the lists of shards have an entry a shard."""
+    """The report on a finished run of a sample; the lists have one entry per shard."""
 
     inputs: list[Input]
     parameters: PlanParameters

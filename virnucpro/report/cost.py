@@ -130,7 +130,7 @@ def wall_seconds(jobs: Sequence[float], gpus: int) -> float:
 
 
 def cost_lines(cost: Cost) -> list[str]:
-    """Say an estimate in sentences, one a line."""
+    """Describe a cost in sentences, one per line."""
     lines = []
     if cost.output_bytes is not None and cost.disk_bytes is not None:
         lines.append(

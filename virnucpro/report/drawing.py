@@ -52,7 +52,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def new_figure(path: Path, height: float) -> Iterator[Figure]:
-    """Yield an empty figure, 6.5 inches wide, and save it as SVG when the block ends well.
+    """Yield an empty figure, 6.5 inches wide, and save it as SVG if the block succeeds.
 
     Rasterised parts have 200 dots an inch.
 

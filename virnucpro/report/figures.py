@@ -143,7 +143,7 @@ def packing_efficiency(shares: Mapping[str, float], path: Path) -> None:
 
 
 def packing_by_shard(shards: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw what is lacking to 100% for each shard, on a log scale: ways that differ little, too.
+    """Draw what each shard lacks to 100%, on a log scale, where small differences show.
 
     Args:
         shards: of each, in order, what `packing_efficiency` takes.
@@ -181,11 +181,11 @@ def packing_by_shard(shards: Sequence[Mapping[str, float]], path: Path) -> None:
 def duplicates(
     copies: npt.NDArray[np.int64], sequences: npt.NDArray[np.int64], saved: int, path: Path
 ) -> None:
-    """Draw how many sequences stand on how many records, and what computing each once saved.
+    """Draw how many sequences occur in how many records, and what computing each once saved.
 
     Args:
-        copies: [k] distinct numbers of records of one sequence, increasing.
-        sequences: [k] sequences that stand on that many records.
+        copies: [k] distinct numbers of records per sequence, increasing.
+        sequences: [k] sequences that occur in that many records.
         saved: tokens that were not computed again.
         path: the SVG to write.
     """
@@ -254,7 +254,7 @@ def throughput(traces: Sequence[Trace], path: Path) -> None:
 
 
 def _points(axes: Axes, values: npt.NDArray[np.float64], colour: str) -> None:
-    """Draw a value a step; of many steps, rasterised points and the course of their medians."""
+    """Draw one value per step; for many steps, rasterised points and a line of medians."""
     steps = np.arange(1, len(values) + 1)
     many = len(steps) > _MANY_POINTS
     size = 2 if many else 5

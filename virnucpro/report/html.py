@@ -1,4 +1,4 @@
-"""Tables as HTML pages that stand alone, without scripts, images or addresses."""
+"""Tables as self-contained HTML pages, without scripts, images or links."""
 
 from __future__ import annotations
 

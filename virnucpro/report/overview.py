@@ -1,4 +1,4 @@
-"""The report on all samples of a run: a table with a row each, and maps of their embeddings."""
+"""The report on all samples of a run: a table with one row each, and maps of their embeddings."""
 
 from __future__ import annotations
 

@@ -63,8 +63,8 @@ class PlansReport:
     records: RecordCounts
     duplicates: Duplicates
     totals: PlanTotals
-    plans: list[PlanReport]  # one a shard
-    estimates: list[Estimate]  # one a device, model and dtype whose rate is known
+    plans: list[PlanReport]  # one per shard
+    estimates: list[Estimate]  # one per device, model and dtype whose rate is known
     cost: Cost | None  # where a workload is known
 
     def as_json(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def plans_report(
         shards_dir: manifest.json of `split`.
         plans_dir: ``{shard}.json`` of every shard.
         json_path: the report.
-        tsv_path: a row a shard, and one with the total; efficiencies from 0 to 1.
+        tsv_path: one row per shard, and one for the total; efficiencies from 0 to 1.
         records: records.parquet; without it the tokens that duplicates save are not known.
         cache_dir: has the rates that `virnucpro budget` measured.
         workload: what will be computed; adds ``cost``, see `estimate_cost`.

@@ -1,4 +1,4 @@
-"""Embeddings brought down to two dimensions, for looking at: PCA, and UMAP where it is installed.
+"""Embeddings in two dimensions: PCA, and UMAP where it is installed.
 
 A sample of the rows is taken, the same for the same files. The matrices are mapped and read in
 blocks: memory is one block, a covariance [dim, dim], and for UMAP 50 numbers a row.

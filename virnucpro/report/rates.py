@@ -55,7 +55,7 @@ def estimate_seconds(computed_tokens: int, cache_dir: Path | None) -> list[Estim
 
 
 def _measured(cache_dir: Path) -> dict[str, float]:
-    """Return the rates that were measured here; one that is damaged is warned of and left out."""
+    """Return the rates that were measured here; a damaged one is skipped with a warning."""
     rates = {}
     for path in sorted((cache_dir / "rates").glob("*.json")):
         try:

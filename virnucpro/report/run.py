@@ -64,7 +64,7 @@ def run_report(
         records: records.parquet.
         quarantine: the final quarantine table.
         json_path: the report.
-        tsv_path: a row a shard, and one with the total.
+        tsv_path: one row per shard, and one for the total.
         report_dir: gets the pages summary.html and ledger.html, and the figures
             length_distribution.svg, packing_efficiency.svg, packing_by_shard.svg, duplicates.svg
             and throughput.svg.
@@ -171,7 +171,7 @@ def _closeness(receipts: Sequence[ShardReceipt]) -> dict[str, float] | None:
 def _ledger(
     manifest: Manifest, summary: RecordSummary, quarantine: Path, parameters: PlanParameters
 ) -> Ledger:
-    """Count the records in the files; the manifest's numbers must come out."""
+    """Count the records in the files, and check the manifest's numbers against them."""
     reasons = Counter(row.reason for row in read_quarantine(quarantine))
     counts = manifest.records
     failed = reasons.total() - counts.quarantined
@@ -200,7 +200,7 @@ def _ledger(
 
 
 def _rows(report: RunReport) -> list[dict[str, Any]]:
-    """Return the rows of the table: a row a shard, and the total."""
+    """Return the rows of the table: one row per shard, and the total."""
     rows = [
         {**vars(steps), **ran, **plan_cells(plan.shard, plan.packing)}
         for plan, ran, steps in zip(report.plans, report.ran, report.steps, strict=True)

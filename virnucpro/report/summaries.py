@@ -150,8 +150,8 @@ class RecordSummary:
 
     lengths: npt.NDArray[np.int64]  # [k] distinct lengths in residues, increasing
     counts: npt.NDArray[np.int64]  # [k] records of each length
-    copies: npt.NDArray[np.int64]  # [c] distinct numbers of records of one sequence, increasing
-    sequences: npt.NDArray[np.int64]  # [c] sequences that stand on that many records
+    copies: npt.NDArray[np.int64]  # [c] distinct numbers of records per sequence, increasing
+    sequences: npt.NDArray[np.int64]  # [c] sequences that occur in that many records
     normalised: int  # records that normalising changed
     replaced: int  # letters that became X
 
@@ -187,7 +187,7 @@ class RecordSummary:
 
 
 def summarise_records(path: Path) -> RecordSummary:
-    """Read records.parquet as a stream; memory is some 30 bytes a record, for counting copies.
+    """Read records.parquet as a stream; counting copies takes some 30 bytes a record.
 
     Raises:
         DataError: it is missing or damaged.
@@ -216,7 +216,7 @@ def summarise_records(path: Path) -> RecordSummary:
 def _count_copies(
     keys: npt.NDArray[np.uint64],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return distinct numbers of records of one sequence, and the sequences of each; sorts keys."""
+    """Return distinct numbers of records per sequence, and the sequences of each; sorts `keys`."""
     keys.sort()
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1], [True]]))
     sequences = np.bincount(np.diff(starts[: None if len(keys) else 1]))

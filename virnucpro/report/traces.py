@@ -73,7 +73,7 @@ def summarise_traces(
     """Add up the traces.
 
     Args:
-        traces: one a shard.
+        traces: one per shard.
         tokens_per_step: tokens of the fixed shape of each shard's steps.
 
     Returns:

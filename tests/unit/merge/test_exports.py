@@ -195,7 +195,7 @@ def test_fair_esm_files_name_what_was_pooled(make_sample, tmp_path) -> None:
     saved = torch.load(next((tmp_path / "cls").glob("p0*.pt")), weights_only=True)
     assert set(saved) == {"label", "bos_representations"}
     most = make_sample(random_records(5), root=tmp_path / "max", receipt={"pooling": "max"})
-    with pytest.raises(InputError, match="the export fair-esm has no vectors of pooling max"):
+    with pytest.raises(InputError, match="the export fair-esm cannot hold vectors of pooling max"):
         most.merge(fair_esm=tmp_path / "fair_esm")
     assert not most.output.exists()
 

@@ -66,16 +66,16 @@ def _check_ids(kind: str, target: Path, ids: Iterable[str]) -> None:
 
 
 def check_poolings(exports: Mapping[str, Path], pooling: str) -> None:
-    """Check that the exports have a place for vectors of a pooling.
+    """Check that the exports can hold vectors of a pooling.
 
     Raises:
-        InputError: one has none.
+        InputError: one cannot.
     """
     for kind, target in exports.items():
         poolings = EXPORTS[kind].poolings
         if poolings is not None and pooling not in poolings:
             raise InputError(
-                f"the export {kind} has no vectors of pooling {pooling}",
+                f"the export {kind} cannot hold vectors of pooling {pooling}",
                 path=target,
                 hint=f"leave out the export {kind}, or pool by {' or '.join(poolings)}",
             )

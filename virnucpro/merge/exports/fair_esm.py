@@ -1,6 +1,6 @@
-"""The export `fair-esm`: a folder with a .pt a record, as of fair-esm's ``scripts/extract.py``.
+"""The export `fair-esm`: one .pt file per record, as fair-esm's ``scripts/extract.py`` writes it.
 
-With all layers; ids.tsv has the files of all ids.
+The files hold all layers; ids.tsv beside them names the file of each id.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _labels(obs: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _fold(label: str) -> str:
-    """Return what labels have in common whose files some file system would take for one.
+    """Return the same text for labels whose file names some file system would confuse.
 
     Those of macOS and Windows ignore case, and macOS how a letter with accents is written. A folder
     that is whole here has to stay so where it is copied to.
@@ -79,7 +79,7 @@ def _fold(label: str) -> str:
 
 
 def _ambiguous(labels: Iterator[str]) -> set[str]:
-    """Return the folded labels that several labels have."""
+    """Return the folded texts that several labels share."""
     seen: set[str] = set()
     several: set[str] = set()
     for label in labels:

@@ -1,4 +1,4 @@
-"""The export `npy`: the array, and beside it a .tsv with the columns of `obs`."""
+"""The export `npy`: the array, with a .tsv beside it that has the columns of `obs`."""
 
 from __future__ import annotations
 

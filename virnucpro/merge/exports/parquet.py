@@ -1,4 +1,4 @@
-"""The export `parquet`: a row a record."""
+"""The export `parquet`: one row per record."""
 
 from __future__ import annotations
 

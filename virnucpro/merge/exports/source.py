@@ -1,4 +1,4 @@
-"""What the exports share: what describes one, and reading embeddings.h5ad in blocks."""
+"""What the exports share: their description, and reading embeddings.h5ad in blocks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Export:
     write: Callable[[h5py.File, Path, Path], None]  # embeddings.h5ad, temporary path, final path
     directory: bool = False  # whether it is a folder
     suffix: str | None = None  # that the name has to have
-    poolings: tuple[str, ...] | None = None  # whose vectors it has a place for; None for all
+    poolings: tuple[str, ...] | None = None  # whose vectors it can hold; None for all
 
 
 def blocks(source: h5py.File) -> Iterator[tuple[dict[str, Any], npt.NDArray[np.floating[Any]]]]:

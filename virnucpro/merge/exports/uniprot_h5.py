@@ -1,7 +1,7 @@
-"""The export `uniprot-h5`: a dataset a record, named by its id.
+"""The export `uniprot-h5`: one dataset per record, named by its id.
 
-As UniProt publishes per-protein embeddings. An id that cannot name a dataset is refused, see
-`virnucpro.formats.LIMITED_IDS`.
+This is how UniProt publishes per-protein embeddings. Ids that cannot name a dataset are refused,
+see `virnucpro.formats.LIMITED_IDS`.
 """
 
 from __future__ import annotations
