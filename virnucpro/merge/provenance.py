@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import PurePath
 from typing import Any
 
 from virnucpro import __version__
@@ -37,7 +36,7 @@ def provenance(manifest: Manifest, shards: Shards) -> dict[str, Any]:
         "demo": first.demo,
         "notice": DEMO_NOTICE if first.demo else None,
         "inputs": {
-            "file": [PurePath(file.path).name for file in manifest.inputs],
+            "file": [file.name for file in manifest.inputs],
             "sha256": [file.sha256 for file in manifest.inputs],
             "records": [file.records for file in manifest.inputs],
         },

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from virnucpro.errors import DataError
 from virnucpro.formats import extra_path
-from virnucpro.merge.receipts import all_finite, open_array
+from virnucpro.merge.arrays import all_finite, open_array
 from virnucpro.merge.shards import Shards
 from virnucpro.plan.plan import read_plan
 from virnucpro.progress import Progress

@@ -11,21 +11,16 @@ from pathlib import Path
 
 from virnucpro.errors import DataError
 from virnucpro.files import sha256_in_background, sha256_of
+from virnucpro.merge.arrays import verify_shard
 from virnucpro.merge.places import Places, place_shard
-from virnucpro.merge.receipts import (
-    Quarantined,
-    ShardEmbeddings,
-    ShardReceipt,
-    check_complete,
-    verify_shard,
-)
+from virnucpro.merge.receipts import Quarantined, ShardReceipt
 from virnucpro.merge.records import RecordKeys, read_keys
 from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.plan import Plan, read_plan
 from virnucpro.progress import Progress
 from virnucpro.sequences.manifest import Manifest, ShardEntry
 
-__all__ = ["Shards", "check_written_by_split", "verify_shards"]
+__all__ = ["Shards", "check_complete", "check_written_by_split", "verify_shards"]
 
 _SPLIT_AGAIN = "remove the sample's shards and records and run split again"
 
@@ -77,15 +72,15 @@ def verify_shards(
     with contextlib.closing(progress):
         hashes = _hashed_ahead([embeddings_dir / f"{name}.npy" for name in names])
         for number, entry in enumerate(manifest.shards):
-            plan, shard = _verify(entry, plans_dir, embeddings_dir, next(hashes))
-            if "residues" not in shard.extras:
+            plan, receipt = _verify(entry, plans_dir, embeddings_dir, next(hashes))
+            receipts.append(receipt)
+            quarantined.append(receipt.quarantined_by_row())
+            if "residues" not in receipt.extras:
                 residues = None
             residues = place_shard(
-                *(entry.name, plan, shard.quarantined, keys, keys.of_shard(number), places),
+                *(entry.name, plan, quarantined[-1], keys, keys.of_shard(number), places),
                 first_residue=residues,
             )
-            receipts.append(shard.receipt)
-            quarantined.append(shard.quarantined)
             parameters.append(plan.parameters)
             digest.update(plan.content_hash.encode())
             progress.step(1)
@@ -104,6 +99,32 @@ def _check_parameters(names: Sequence[str], parameters: Sequence[PlanParameters]
                 f"{found}",
                 hint="remove the sample's plans and run again",
             )
+
+
+def check_complete(names: Sequence[str], directory: Path, suffixes: Sequence[str]) -> None:
+    """Check that a folder holds one file of each suffix for every shard.
+
+    Other files may lie beside them: shards have names that are of their content, and those of
+    earlier inputs stay until they are pruned.
+
+    Args:
+        names: the shards of the manifest.
+        directory: the folder to look into.
+        suffixes: for instance ``(".npy", ".json")``.
+
+    Raises:
+        DataError: files are missing; the message lists them.
+    """
+    expected = {f"{name}{suffix}" for name in names for suffix in suffixes}
+    found = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    if missing := sorted(expected - found):
+        more = ", ..." if len(missing) > 10 else ""
+        raise DataError(
+            f"does not hold the manifest's {len(names)} shards; {len(missing)} missing: "
+            f"{', '.join(missing[:10])}{more}",
+            path=directory,
+            hint="run the missing shards again",
+        )
 
 
 def check_written_by_split(path: Path, sha256: str) -> None:
@@ -147,16 +168,16 @@ def _hashed_ahead(paths: Sequence[Path]) -> Iterator[Future[str]]:
 
 def _verify(
     entry: ShardEntry, plans_dir: Path, embeddings_dir: Path, sha256: Future[str]
-) -> tuple[Plan, ShardEmbeddings]:
+) -> tuple[Plan, ShardReceipt]:
     path = plans_dir / f"{entry.name}.parquet"
     plan = read_plan(path)
-    array, receipt = (embeddings_dir / f"{entry.name}{suffix}" for suffix in (".npy", ".json"))
-    shard = verify_shard(array, receipt, plan, sha256)
-    if entry.sequences != shard.receipt.sequences:
+    npy, json = (embeddings_dir / f"{entry.name}{suffix}" for suffix in (".npy", ".json"))
+    receipt = verify_shard(npy, json, plan, sha256)
+    if entry.sequences != receipt.sequences:
         raise DataError(
             f"shard {entry.name}: the manifest has {entry.sequences} sequences, its plan and "
-            f"embeddings {shard.receipt.sequences}",
+            f"embeddings {receipt.sequences}",
             path=path,
             hint="remove the shard's plan and embeddings and run again",
         )
-    return plan, shard
+    return plan, receipt

@@ -12,11 +12,11 @@ from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.report import PlanReport
 from virnucpro.report.summaries import PlanTotals
 from virnucpro.report.traces import StepTotals
+from virnucpro.sequences.manifest import InputFile
 
 __all__ = [
     "Comparison",
     "Duplicates",
-    "Input",
     "Ledger",
     "Model",
     "RunReport",
@@ -33,15 +33,6 @@ _RAN_FIELDS = (
     "retries",
     "recomputed_float32",
 )
-
-
-@dataclass(frozen=True)
-class Input:
-    """A FASTA file of the sample."""
-
-    file: str  # without folders
-    sha256: str
-    records: int
 
 
 @dataclass(frozen=True)
@@ -109,7 +100,7 @@ class SampleSummary:
 class RunReport(SampleSummary):
     """The report on a finished run of a sample; the lists have one entry per shard."""
 
-    inputs: list[Input]
+    inputs: list[InputFile]
     parameters: PlanParameters
     duplicates: Duplicates
     plans: list[PlanReport]
@@ -140,7 +131,10 @@ class RunReport(SampleSummary):
             "sample": self.sample,
             "demo": self.demo,
             "notice": self.notice,
-            "inputs": [asdict(file) for file in self.inputs],
+            "inputs": [
+                {"file": file.name, "sha256": file.sha256, "records": file.records}
+                for file in self.inputs
+            ],
             "model": asdict(self.model),
             "parameters": asdict(self.parameters),
             "ledger": asdict(self.ledger),

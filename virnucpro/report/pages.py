@@ -41,7 +41,7 @@ def summary_page(report: RunReport) -> str:
         *table("Model", _model_rows(report)),
         *table(
             "Input",
-            [[file.file, file.records, file.sha256] for file in report.inputs],
+            [[file.name, file.records, file.sha256] for file in report.inputs],
             header=["File", "Records", "SHA-256"],
         ),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -13,10 +13,11 @@ from virnucpro.errors import DataError
 from virnucpro.files import write_bytes, write_json
 from virnucpro.merge.ledger import read_quarantine
 from virnucpro.merge.provenance import DEMO_NOTICE
-from virnucpro.merge.receipts import ShardReceipt, check_agreement, check_complete, read_receipt
+from virnucpro.merge.receipts import ShardReceipt, check_agreement, read_receipt
+from virnucpro.merge.shards import check_complete
 from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.report import PlanReport
-from virnucpro.report.content import Comparison, Input, Ledger, Model, RunReport
+from virnucpro.report.content import Comparison, Ledger, Model, RunReport
 from virnucpro.report.pages import ledger_page, summary_page
 from virnucpro.report.plans import PLAN_COLUMNS, plan_cells, saved_by_duplicates, write_rows
 from virnucpro.report.rates import estimate_seconds
@@ -112,7 +113,7 @@ def _report(
         planned=totals,
         execution=check_agreement(receipts),
         measured=measured,
-        inputs=[Input(PurePath(f.path).name, f.sha256, f.records) for f in manifest.inputs],
+        inputs=manifest.inputs,
         parameters=parameters,
         duplicates=saved_by_duplicates(manifest, parameters, totals, summary),
         plans=plans,

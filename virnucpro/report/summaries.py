@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from virnucpro.errors import DataError
-from virnucpro.merge.receipts import check_complete
 from virnucpro.merge.records import iter_numbers
+from virnucpro.merge.shards import check_complete
 from virnucpro.plan.first_fit import SPECIAL_TOKENS
 from virnucpro.plan.items import count_windows
 from virnucpro.plan.parameters import PlanParameters

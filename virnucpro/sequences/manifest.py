@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from virnucpro.formats import SPLIT_FORMAT, read_as
 
@@ -17,6 +17,11 @@ class InputFile:
     path: str  # as it was given
     sha256: str  # of the file's bytes, compressed or not
     records: int
+
+    @property
+    def name(self) -> str:
+        """The file's name without folders."""
+        return PurePath(self.path).name
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ import virnucpro.merge.sample as merge_module
 from tests.unit.samples import Sample, random_records
 from virnucpro.errors import DataError, InputError
 from virnucpro.files import write_bytes
+from virnucpro.merge.arrays import all_finite
 from virnucpro.merge.ledger import read_quarantine
-from virnucpro.merge.receipts import all_finite
 from virnucpro.plan.build import plan_shard
 from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.plan import make_plan, write_plan
