@@ -183,7 +183,10 @@ def shard_files(job: Job, folder: str, suffix: str) -> list[str]:
 def merge(job: Job) -> None:
     request = Path(job["request"])
     made = sha(content(job["records"]), shard_files(job, "embeddings", ".npy"))
-    files = {job["output"]: f"{read_request(request)}\n{made}\n", job["quarantine"]: made}
+    files = {
+        job["output"]: f"{read_request(request).embeddings}\n{made}\n",
+        job["quarantine"]: made,
+    }
     for path in job.options.get("residues", []):
         files[path] = made
     for export in job.options.get("export", []):

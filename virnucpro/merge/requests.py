@@ -8,14 +8,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from virnucpro.errors import DataError
 from virnucpro.files import read_json, remove_durably, write_json
+from virnucpro.formats import parse
 
-__all__ = ["check_request", "read_request", "withdraw"]
+__all__ = ["Request", "check_request", "read_request", "withdraw"]
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the results with fixed names are to be made for."""
+
+    embeddings: str  # id that embeddings.h5ad is to carry; empty for results without one
 
 
 def withdraw(results: Sequence[Path], request: Path, embeddings: str) -> list[Path]:
@@ -38,17 +47,17 @@ def withdraw(results: Sequence[Path], request: Path, embeddings: str) -> list[Pa
     withdrawn = remove_durably(results)
     for path in withdrawn:
         logger.info("%s was made for an earlier request: removed", path)
-    write_json(request, {"embeddings": embeddings}, sealed=True)
+    write_json(request, asdict(Request(embeddings)), sealed=True)
     return withdrawn
 
 
-def read_request(path: Path) -> str:
-    """Return the id that embeddings.h5ad is to carry.
+def read_request(path: Path) -> Request:
+    """Read a request.
 
     Raises:
-        DataError: the request is missing or damaged.
+        DataError: it is missing or damaged.
     """
-    return str(read_json(path).get("embeddings", ""))
+    return parse(Request, read_json(path), path)
 
 
 def check_request(path: Path) -> None:

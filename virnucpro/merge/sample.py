@@ -86,7 +86,7 @@ def merge_sample(
     split_quarantine = shards_dir / "quarantine.tsv"
     if quarantine.resolve() == split_quarantine.resolve():
         raise InputError("would overwrite the quarantine table of split", path=quarantine)
-    request_id = "" if request is None else read_request(request)
+    request_id = "" if request is None else read_request(request).embeddings
     check_exports(exports, lambda: itertools.chain.from_iterable(iter_id_blocks(records)))
     manifest = read_manifest(shards_dir)
     if manifest.quarantine_sha256 is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from virnucpro.errors import DataError
 from virnucpro.files import read_json
+from virnucpro.formats import parse
 
 __all__ = ["SHIPPED_RATES", "Estimate", "estimate_seconds"]
 
@@ -35,6 +36,14 @@ class Estimate:
     seconds: float
 
 
+@dataclass(frozen=True)
+class _Rate:
+    """A rate as `virnucpro.embed.rates` keeps it."""
+
+    rate_of: str  # device/model/dtype
+    tokens_per_second: float
+
+
 def estimate_seconds(computed_tokens: int, cache_dir: Path | None) -> list[Estimate]:
     """Estimate the time on each device that was measured, with each model and dtype.
 
@@ -59,11 +68,10 @@ def _measured(cache_dir: Path) -> dict[str, float]:
     rates = {}
     for path in sorted((cache_dir / "rates").glob("*.json")):
         try:
-            entry = read_json(path)
-            key, rate = str(entry["rate_of"]), float(entry["tokens_per_second"])
-        except (DataError, OSError, KeyError, TypeError, ValueError) as error:
+            rate = parse(_Rate, read_json(path), path)
+        except (DataError, OSError) as error:
             logger.warning("a measured rate is left out of the estimates: %s", error)
             continue
-        if rate > 0:
-            rates[key] = rate
+        if rate.tokens_per_second > 0:
+            rates[rate.rate_of] = rate.tokens_per_second
     return rates

@@ -3,7 +3,7 @@
 import pytest
 
 from virnucpro.errors import DataError
-from virnucpro.merge.requests import check_request, read_request, withdraw
+from virnucpro.merge.requests import Request, check_request, read_request, withdraw
 
 
 @pytest.mark.fault(45, 46)
@@ -20,7 +20,7 @@ def test_earlier_results_and_requests_are_gone_when_the_new_request_is_there(tmp
     assert withdraw(results, new, "0123") == results[:2]
     assert not any(path.exists() for path in results)
     assert sorted(path.name for path in requests.iterdir()) == ["plans-old.json", new.name]
-    assert read_request(new) == "0123"
+    assert read_request(new) == Request("0123")
     assert withdraw(results, new, "0123") == []
 
 
