@@ -14,6 +14,7 @@ import torch
 from tests.unit.embed.builders import collate, random_proteins, random_sequences, random_state
 from virnucpro.embed.budget import write_measured_budget
 from virnucpro.embed.engine import Engine
+from virnucpro.embed.exact import ExactModel
 from virnucpro.embed.shard import EmbedOptions, ShardFiles, embed_shard
 from virnucpro.embed.step import StepShape
 from virnucpro.errors import InputError
@@ -65,9 +66,10 @@ def test_nan_in_the_weights_of_one_layer_quarantines_every_row():
     state = random_state(CONFIG)
     state["layers.1.fc1.weight"][5, 7] = float("nan")
 
-    def exact():
-        return PackedESM2.from_state_dict(CONFIG, state, dtype=torch.float32, device="cuda")
+    def load(device):
+        return PackedESM2.from_state_dict(CONFIG, state, dtype=torch.float32, device=device)
 
+    exact = ExactModel(load, torch.device("cuda"))
     result = make_engine(state, exact=exact).embed(collate(random_sequences(5)))
     assert result.recomputed == 5
     assert [failure.reason for failure in result.failures] == ["not_finite"] * 5

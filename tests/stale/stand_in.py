@@ -166,7 +166,8 @@ def embed(job: Job) -> None:
         *(job.matter(*EMBED), content(job["plan"]), content(job["weights"])),
         content(job.words[0]),
     )
-    note("embeds", job, made)
+    _, sample, *_, shard = Path(job["embeddings"]).parts  # two samples may have equal shards
+    note("embeds", job, f"{sample} {shard} {made}")
     files = {job["embeddings"]: made, job["trace"]: made}
     for name in ("residues", "pseudo_perplexity"):
         asked = job["pooling"] == "none" if name == "residues" else job["pseudo-perplexity"]

@@ -70,6 +70,12 @@ class TestPlainFasta:
         with pytest.raises(InputError, match=r"line 3: sequence 'two' has no residues"):
             SequenceDataset(path)
 
+    def test_text_among_residues_is_refused(self, tmp_path):
+        path = tmp_path / "a.fasta"
+        path.write_text(">one\nM\n>two\nMKV\nConnection reset (104).\n")
+        with pytest.raises(InputError, match=r"line 5: sequence 'two' has text .*: Connection"):
+            SequenceDataset(path)
+
     def test_an_id_that_comes_twice_is_refused(self, fasta, tmp_path):
         second = tmp_path / "b.fasta"
         second.write_text(">two\nAA\n")

@@ -118,6 +118,13 @@ def _read_records(paths: Sequence[Path]) -> tuple[list[str], bytes, NDArray[np.i
                     line=record.line,
                     hint="give each sequence its own id",
                 )
+            if record.besides.text_line:
+                raise InputError(
+                    f"sequence {record.id!r} has text among its residues: {record.besides.text}",
+                    path=record.path,
+                    line=record.besides.text_line,
+                    hint="remove the text, or run `virnucpro split`, which sets the record aside",
+                )
             normalised = normalise(record.residues)
             if not normalised.residues:
                 raise InputError(
@@ -126,7 +133,9 @@ def _read_records(paths: Sequence[Path]) -> tuple[list[str], bytes, NDArray[np.i
                     line=record.line,
                     hint="remove the record, or run `virnucpro split`, which sets it aside",
                 )
-            changed += normalised.changed or bool(record.whitespace)
+            changed += normalised.changed or bool(
+                record.besides.whitespace or record.besides.numbers
+            )
             replaced += normalised.replaced
             numbers[record.id] = len(ends)
             residues += normalised.residues

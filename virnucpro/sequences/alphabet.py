@@ -15,10 +15,10 @@ from types import MappingProxyType
 __all__ = [
     "CHANGES",
     "KEY_BYTES",
+    "KNOWN",
     "RESIDUES",
     "Normalised",
     "count_unknown",
-    "is_known",
     "normalise",
     "sequence_key",
     "sequence_keys",
@@ -30,11 +30,13 @@ RESIDUES = "LAGVSERTIDPKQNFYMHWCXBUZO"
 CHANGES = ("upper_case", "whitespace", "stop_removed", "gap_removed", "replaced", "numbers")
 """Kinds of change that are counted, in letters; of position numbers, in numbers."""
 
+KNOWN = RESIDUES.translate(dict.fromkeys(map(ord, "XBZ"))).encode()
+"""The letters of one amino acid each."""
+
 KEY_BYTES = 16
 
 _NOTHING = blake2b(digest_size=KEY_BYTES)
 _LETTERS = RESIDUES.encode()
-_KNOWN = _LETTERS.translate(None, b"XBZ")
 _LOWER_CASE = b"abcdefghijklmnopqrstuvwxyz"
 _WHITESPACE = b" \t\n\r\v\f"
 _GAPS = b"-."
@@ -69,11 +71,6 @@ class Normalised:
 def count_unknown(residues: bytes) -> int:
     """Count the residues that are not known, or not which of two: X, B and Z."""
     return residues.count(b"X") + residues.count(b"B") + residues.count(b"Z")
-
-
-def is_known(residues: bytes) -> bool:
-    """Whether there are residues, all of them known, and normalising would change none of them."""
-    return bool(residues) and not residues.translate(None, _KNOWN)
 
 
 def normalise(residues: bytes) -> Normalised:
@@ -114,14 +111,16 @@ def sequence_key(residues: bytes) -> bytes:
     Returns:
         `KEY_BYTES` bytes.
     """
-    return blake2b(residues, digest_size=KEY_BYTES).digest()
+    digest = _NOTHING.copy()  # a new one takes longer, for its options are read anew
+    digest.update(residues)
+    return digest.digest()
 
 
 def sequence_keys(residues: Iterable[bytes]) -> list[str]:
     """Give the keys of many sequences as hexadecimal digits; see `sequence_key`."""
     keys = []
     for letters in residues:
-        digest = _NOTHING.copy()  # a new one takes longer, for its options are read anew
+        digest = _NOTHING.copy()
         digest.update(letters)
         keys.append(digest.digest())
     return b"".join(keys).hex("\n", KEY_BYTES).split()

@@ -1,12 +1,13 @@
 """The grammar of a FASTA body: what of a line is residues, and what is text, which never is.
 
-A line holds letters, gaps (``-``, ``.``), ``*`` and white space. Dashes and white space of Unicode
-count as those of ASCII; any other letter outside ASCII counts as one letter that no model knows,
-``?``. White space inside a line separates blocks of equal length, the last of which may be shorter,
-as GenBank, EMBL and Clustal print them; the position numbers of such prints, before or after the
-blocks, are left out where they count the residues. A line that begins with ``;`` is a comment of
-the old FASTA format. Everything else is text, and so are words of different lengths, and short ones
-in which upper and lower case are mixed.
+A line holds letters, gaps (``-``, ``.``), ``*`` and white space. Dashes of Unicode count as ``-``,
+and any other character outside ASCII counts as one letter that no model knows, ``?``. White space
+inside a line separates blocks of equal length, the last of which may be shorter, as GenBank, EMBL
+and Clustal print them; position numbers before or after the blocks are left out. A line that begins
+with ``;`` is a comment of the old FASTA format. Everything else is text.
+
+Words can have the lengths of blocks by chance (``access denied``). So a line with white space or
+a number counts as residues only where it reads like a print: see `Print`.
 """
 
 from __future__ import annotations
@@ -17,18 +18,29 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["SPACE", "Line", "Positions", "is_header", "read_line"]
+__all__ = ["SPACE", "Line", "Print", "is_header", "read_line"]
 
 SPACE = b" \t\v\f\n"
 """White space of a FASTA file whose line ends are all line feeds."""
 
 UNKNOWN = "?"
-"""Stands for a letter outside ASCII."""
+"""Stands for a character outside ASCII."""
 
-_BLOCK = 10  # letters of a printed block; shorter words in mixed case are taken for text
+_USUAL_BLOCK = 10  # letters, in the prints of GenBank, EMBL and UniProt
+_SHORT_BLOCK = 5  # letters; most words in capitals have more
+_FEW_LETTERS = 20  # fewer are words as easily as residues
 _INVISIBLE = frozenset("\u200b\u200c\u200d\u2060\ufeff\u00ad")
 _MINUS = "\u2212"
-_TOKEN = re.compile(r"[A-Za-z*.?-]+")
+_WIDE_SPACE = "\u00a0"  # stands for all white space outside ASCII
+_UNSEEN = "\u200b"  # stands for all that has no width
+_BLOCK = re.compile("[A-Za-z*.\\-\u0080-\U0010ffff]+")
+_OUTSIDE = re.compile("[^\0-\x7f]")
+_NOT_IN_PROTEINS = re.compile("[JOUjou]")  # or hardly ever, while most sentences have one
+_CODE = re.compile(
+    "ALA|ARG|ASN|ASP|ASX|CYS|GLN|GLU|GLX|GLY|HIS|ILE|LEU|LYS|MET|PHE|PRO|PYL|SEC|SER|THR|TRP|TYR"
+    "|VAL|XAA|XLE",
+    re.IGNORECASE,
+)
 _DATABASE = re.compile(r"[a-z]{2,3}\|[^|\s]+\|?")
 _ACCESSION = re.compile(r"(?:[A-Z]{1,4}_?\d{5,}|[OPQ]\d[A-Z0-9]{3}\d|[A-Z]{2}_\d{6,})(?:\.\d+)?")
 _FIELDS = re.compile(r"\b(?:OS|OX|GN|PE)=|\[[^\]]+\]\s*$| # \d+ # \d+ # ")
@@ -53,41 +65,78 @@ class Line:
     is_text: bool = False
 
 
-class Positions:
-    """Tells position numbers from others: they count the residues of the record.
+_TEXT = Line(is_text=True)
 
-    The first may be any number, for a part of a sequence keeps its positions; then a second has to
-    agree with it.
+
+class Print:
+    """How a record is printed, as far as its lines have told.
+
+    Words are blocks of residues where they are as long as the blocks above, and written in the same
+    case. The first such line has to show that it is a print: by three blocks of 10 or more; or, in
+    one case and without J, O and U, by at least 20 letters, by letters one by one, by blocks of 10
+    beside the right number, or by blocks of 10 or of at most 5 in upper case. The three-letter code
+    is text.
+
+    A position number is one that counts the record's letters, with gaps or without, or one beside
+    such blocks that is larger than those before it: a part of a sequence keeps its positions.
     """
 
     def __init__(self) -> None:
-        self.confirmed = True
-        self._offsets: set[int] | None = None
+        self._block = 0  # letters of a block, once known
+        self._is_upper = False
+        self._number = -1  # the largest so far
 
-    def agree(self, number: int, letters: int, residues: int) -> bool:
-        """Whether a number fits.
+    def reads(self, blocks: Sequence[str], numbers: Sequence[tuple[int, set[int]]]) -> bool:
+        """Whether blocks and the numbers beside them are of a print.
 
         Args:
-            number: as printed.
-            letters: the position that it stands for, from 1, gaps counted.
-            residues: the same, gaps not counted.
+            blocks: what white space separates, without the numbers.
+            numbers: each with the positions that it may stand for, counted from 1.
         """
-        offsets = {number - letters, number - residues}
-        if self._offsets is None:
-            self._offsets = offsets
-            self.confirmed = 0 in offsets
-            return min(offsets) >= 0 or self.confirmed
-        common = offsets & self._offsets
-        self.confirmed = self.confirmed or bool(common)
-        return bool(common)
+        if len(blocks) < 2 and not numbers:
+            return True
+        size = len(blocks[0])
+        if any(len(block) != size for block in blocks[:-1]) or len(blocks[-1]) > size:
+            return False
+        are_right = all(number in places for number, places in numbers)
+        known = self._continues(blocks) or self._begins(blocks, bool(numbers) and are_right)
+        largest = max((number for number, _ in numbers), default=self._number)
+        smallest = min((number for number, _ in numbers), default=self._number)
+        if not known or not (are_right or smallest > self._number):
+            return False
+        if len(blocks) > 1 or size > self._block:
+            self._block = size
+        self._is_upper = blocks[0].isupper()
+        self._number = max(self._number, largest)
+        return True
+
+    def _continues(self, blocks: Sequence[str]) -> bool:
+        """Whether blocks go on with those of an earlier line."""
+        size = len(blocks[0])
+        as_long = size == self._block or (len(blocks) == 1 and size < self._block)
+        return as_long and "".join(blocks).isupper() == self._is_upper
+
+    def _begins(self, blocks: Sequence[str], is_numbered: bool) -> bool:
+        """Whether blocks show by themselves that they are residues."""
+        size, count = len(blocks[0]), len(blocks)
+        joined = "".join(blocks)
+        if count >= 3 and size >= _USUAL_BLOCK:
+            return True
+        if all(map(_CODE.fullmatch, blocks)) or not _may_be_residues(joined):
+            return False
+        if len(joined) >= _FEW_LETTERS or (count >= 3 and size == 1):
+            return True
+        if is_numbered and size >= _USUAL_BLOCK:
+            return True
+        return joined.isupper() and (size <= _SHORT_BLOCK or size == _USUAL_BLOCK)
 
 
-def read_line(line: bytes, positions: Positions, letters: int, residues: int) -> Line:
+def read_line(line: bytes, prints: Print, letters: int, residues: int) -> Line:
     """Read one line of a body.
 
     Args:
         line: its bytes, without the line break.
-        positions: of the record.
+        prints: how the record is printed; learns from the line.
         letters: of the record before this line, gaps counted.
         residues: the same, gaps not counted.
 
@@ -97,55 +146,58 @@ def read_line(line: bytes, positions: Positions, letters: int, residues: int) ->
     text = _plain(line)
     if text.startswith(";"):
         return Line(is_comment=True)
-    tokens = text.split()
+    shown = text.replace(_UNSEEN, "")
+    tokens = shown.split()
     if not tokens:
         return Line()
-    first = 1 if tokens[0].isdecimal() else 0
-    last = len(tokens) - (1 if len(tokens) > first and tokens[-1].isdecimal() else 0)
-    blocks = tokens[first:last]
     if all(token.isdecimal() for token in tokens):
-        return Line(numbers=len(tokens)) if _is_ruler(tokens) else Line(is_text=True)
-    if not all(map(_TOKEN.fullmatch, blocks)) or not _are_blocks(blocks):
-        return Line(is_text=True)
+        return Line(numbers=len(tokens)) if _is_ruler(tokens) else _TEXT
+    first = 1 if tokens[0].isdecimal() else 0
+    last = len(tokens) - (1 if tokens[-1].isdecimal() else 0)
+    blocks = tokens[first:last]
     found = "".join(blocks)
+    if not _BLOCK.fullmatch(found):
+        return _TEXT
     after = letters + len(found), residues + len(found) - found.count("-") - found.count(".")
-    numbers = [(tokens[0], (letters + 1, residues + 1))] if first else []
-    numbers += [(tokens[-1], after)] if last < len(tokens) else []
-    if not all(positions.agree(int(number), *places) for number, places in numbers):
-        return Line(is_text=True)
-    spaces = sum(map(str.isspace, text.strip()))
-    return Line(found.encode(), 0 if numbers else spaces, len(numbers))
+    numbers = [(int(tokens[0]), {letters + 1, residues + 1})] if first else []
+    numbers += [(int(tokens[-1]), set(after))] if last < len(tokens) else []
+    spaces = len(text.strip(_UNSEEN + _WIDE_SPACE + SPACE.decode())) - len(found)
+    if not prints.reads(blocks, numbers) and not _are_joined(shown):
+        return _TEXT
+    return Line(_OUTSIDE.sub(UNKNOWN, found).encode(), 0 if numbers else spaces, len(numbers))
 
 
 def _plain(line: bytes) -> str:
-    """Decode a line; what stands for white space, gaps and letters becomes that of ASCII."""
+    """Decode a line; what stands for white space and gaps becomes one character each."""
     if line.isascii():
         return line.decode("ascii")
     try:
         text = line.decode()
     except UnicodeDecodeError:
         text = line.decode("cp1252", "replace")
-    return "".join(character if character.isascii() else _ascii(character) for character in text)
+    return _OUTSIDE.sub(lambda found: _stands_for(found[0]), text)
 
 
-def _ascii(character: str) -> str:
-    """Return the ASCII character that one outside it stands for; itself where it is text."""
-    if character.isspace() or character in _INVISIBLE:
-        return " "
-    if character == _MINUS or unicodedata.category(character) == "Pd":
-        return "-"
-    return UNKNOWN if character.isalpha() else character
+def _stands_for(character: str) -> str:
+    if character in _INVISIBLE:
+        return _UNSEEN
+    if character.isspace():
+        return _WIDE_SPACE
+    is_dash = character == _MINUS or unicodedata.category(character) == "Pd"
+    return "-" if is_dash else character
 
 
-def _are_blocks(words: Sequence[str]) -> bool:
-    """Whether words are blocks of residues: of one length, the last at most as long."""
-    if len(words) < 2:
-        return True
-    size = len(words[0])
-    if any(len(word) != size for word in words[:-1]) or len(words[-1]) > size:
-        return False
-    joined = "".join(words)
-    return size >= _BLOCK or joined.isupper() or joined.islower() or not joined.isalpha()
+def _may_be_residues(letters: str) -> bool:
+    """Whether letters that stood in words are rather residues: of one case, and no J, O or U."""
+    is_one_case = letters in (letters.upper(), letters.lower())
+    return is_one_case and not _NOT_IN_PROTEINS.search(letters)
+
+
+def _are_joined(text: str) -> bool:
+    """Whether residues are apart only by white space outside ASCII, which pasting leaves."""
+    letters = text.strip().replace(_WIDE_SPACE, "")
+    is_long = len(letters) >= _FEW_LETTERS or letters.isupper()
+    return is_long and bool(_BLOCK.fullmatch(letters)) and _may_be_residues(letters)
 
 
 def _is_ruler(tokens: Sequence[str]) -> bool:

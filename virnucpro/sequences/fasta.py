@@ -15,7 +15,7 @@ from pathlib import Path
 from virnucpro.errors import InputError
 from virnucpro.sequences.body import SPACE
 from virnucpro.sequences.compression import Digest, name_of, open_blocks
-from virnucpro.sequences.foreign import NEEDED, foreign_error
+from virnucpro.sequences.foreign import NEEDED, foreign_error, is_wide_text
 from virnucpro.sequences.record import OpenRecord, Record
 
 __all__ = ["MAX_HEADER_BYTES", "FastaParser", "Record", "read_fasta"]
@@ -26,7 +26,7 @@ MAX_HEADER_BYTES = 1 << 16
 
 _WORD_END = re.compile("[ \t]")
 # What may stand before a ">" and is no text: the end of a file that was joined with this one.
-_MARKS = re.compile(rb"\n(?:\0|\x1a|\xef\xbb\xbf)+(?=>)")
+_MARKED_START = re.compile(rb"\n(?:\0|\x1a|\xef\xbb\xbf)+>")
 _MARKED = b"\0\x1a\xef\xbb\xbf"
 _PIR = re.compile(rb"(?:P1|F1|DL|DC|RL|RC|N1|N3|XX);\S")
 
@@ -93,9 +93,6 @@ class FastaParser:
             InputError: see `read_fasta`.
         """
         text = self._tail + self._unix_lines(block)
-        if b"\0" in text or b"\x1a" in text or b"\xef" in text:
-            text, marks = _MARKS.subn(b"\n", text)
-            self._marks += marks
         if not self._started:
             text = self._start(text, final=False)
             if not self._started:
@@ -103,7 +100,12 @@ class FastaParser:
                 return
         *complete, rest = text.split(b"\n>")
         for part in complete:
-            yield (self._whole(part) if self._open is None else None) or self._close(part)
+            if record := self._whole(part) if self._open is None else None:
+                yield record
+            else:
+                yield from map(self._close, self._at_marks(part))
+        *complete, rest = self._at_marks(rest)
+        yield from map(self._close, complete)
         self._hold(rest)
 
     def finish(self) -> Iterator[Record]:
@@ -124,6 +126,12 @@ class FastaParser:
         if self._latin1_headers > 1:
             logger.warning("%s: %d headers were read as Latin-1", self.path, self._latin1_headers)
 
+    def _at_marks(self, part: bytes) -> list[bytes]:
+        """Cut at the headers with a mark before their ">"."""
+        parts = _MARKED_START.split(part)
+        self._marks += len(parts) - 1
+        return parts
+
     def _unix_lines(self, block: bytes) -> bytes:
         """Turn CRLF and CR into LF, also where a block ends between the two."""
         if not block:
@@ -140,7 +148,9 @@ class FastaParser:
         unspaced = text.lstrip(SPACE)
         self._line += text.count(b"\n", 0, len(text) - len(unspaced))
         content = unspaced.lstrip(SPACE + _MARKED)
-        if content.startswith(b">") and not content.startswith(b">\0"):
+        if not final and len(content) < 4:
+            return unspaced
+        if content.startswith(b">") and not is_wide_text(content):
             skipped = unspaced[: len(unspaced) - len(content)]
             self._line += skipped.count(b"\n")
             self._marks += bool(skipped)
@@ -164,24 +174,17 @@ class FastaParser:
             bytes(opened.residues),
             self.path,
             opened.line,
-            opened.excess,
-            opened.whitespace,
-            opened.numbers,
-            opened.comments,
-            opened.marks,
-            opened.text_line,
-            opened.text,
-            opened.is_chains,
+            opened.besides(),
         )
 
     def _whole(self, part: bytes) -> Record | None:
         """Make the usual record in few steps: all of it in one block, nothing to count."""
         header, _, body = part.partition(b"\n")
         residues = body.replace(b"\n", b"")
-        if not residues.rstrip(b"*").isalpha() or len(residues) > self._most:
+        if not residues.isalpha() and (b";" in header or not residues.rstrip(b"*").isalpha()):
+            return None  # PIR has a ";" in its header, and ends with a stop
+        if len(residues) > self._most or len(header) > MAX_HEADER_BYTES:
             return None
-        if len(header) > MAX_HEADER_BYTES or b";" in header:
-            self._check_header(header)
         line = self._line
         identifier, description = self._names(header, line)
         self._line = line + len(body) - len(residues) + 2

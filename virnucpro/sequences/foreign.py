@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from virnucpro.errors import InputError
+import re
 
-__all__ = ["NEEDED", "foreign_error"]
+from virnucpro.errors import InputError
+from virnucpro.sequences.body import is_header
+
+__all__ = ["NEEDED", "foreign_error", "is_wide_text"]
 
 NEEDED = 512
-"""First bytes that tell what a file is: a tar archive has its mark at byte 257."""
+"""First bytes that tell what a file is: the header of a tar archive has as many."""
+
+_CONTROLS = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1a\x1b"))
 
 _UNPACK = "unpack it, and give the FASTA file that is in it"
 _READS = "FASTA of proteins is expected: assemble the reads and predict proteins first"
@@ -16,11 +21,21 @@ _DOWNLOAD = "what was downloaded is no sequence file: look at it, and download i
 _COMMENT = "remove the ';' comment lines before the first '>'"
 _KINDS: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
     (
+        (b"\xff\xfe\0\0", b"\0\0\xfe\xff", b">\0\0\0", b"\0\0\0>"),
+        "is UTF-32 text",
+        "convert it: iconv -f UTF-32 -t UTF-8 FILE > CLEAN",
+    ),
+    (
         (b"\xff\xfe", b"\xfe\xff", b">\0", b"\0>"),
         "is UTF-16 text",
         "convert it: iconv -f UTF-16 -t UTF-8 FILE > CLEAN",
     ),
-    ((b"PK\x03\x04", b"PK\x05\x06"), "is a zip archive", _UNPACK),
+    (
+        (b"PK\x03\x04", b"PK\x05\x06"),
+        "is a zip archive, or a document of an office program",
+        "unpack it, or save it as plain text, and give the FASTA file",
+    ),
+    ((b"!<arch>",), "is an ar archive", _UNPACK),
     ((b"7z\xbc\xaf\x27\x1c",), "is a 7z archive", _UNPACK),
     ((b"Rar!\x1a\x07",), "is a rar archive", _UNPACK),
     (
@@ -49,8 +64,14 @@ _KINDS: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
     ((b"%PDF",), "is a PDF", _PROTEINS + "ask for the sequences themselves"),
     ((b"\x89HDF",), "is an HDF5 file", _PROTEINS + "was an output given as input?"),
     ((b"PAR1",), "is a Parquet file", _PROTEINS + "was an output given as input?"),
+    ((b"ARROW1", b"FEA1"), "is an Arrow file", _PROTEINS + "was an output given as input?"),
+    ((b"\x93NUMPY",), "is an array of NumPy", _PROTEINS + "was an output given as input?"),
+    ((b"\x89PNG", b"\xff\xd8\xff", b"GIF8"), "is a picture", _PROTEINS + "look at the file"),
+    ((b"\x7fELF", b"MZ\x90"), "is a program", _PROTEINS + "look at the file"),
     ((b"SQLite format 3",), "is an SQLite database", _PROTEINS + "export the sequences"),
     ((b"BAM\x01", b"CRAM"), "is an alignment of reads", _READS),
+    ((b"NCBI.sra",), "is an SRA file", _READS),
+    ((b"HMMER",), "is a profile of HMMER", _PROTEINS + "give the sequences it was made of"),
     ((b"LOCUS ",), "is a GenBank file", _PROTEINS + "export its translations as FASTA"),
     ((b"ID   ",), "is an EMBL or UniProt flat file", _PROTEINS + "download it as FASTA"),
     (
@@ -67,7 +88,8 @@ _KINDS: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
     ((b";",), "has a ';' line before the first '>'", _COMMENT),
 )
 _MARKUP = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body", b"<xml", b"<error", b"<")
-_TAR = slice(257, 262)
+_PHYLIP = re.compile(rb"\s*\d+[ \t]+\d+[ \t]*(?:\n|$)")
+_TABLE = re.compile(rb"[^\n,;\t]+(?:[,;\t][^\n,;\t]*){2,}\n|[^\n\t,;]+[\t,;][A-Za-z*]{20,}\n")
 
 
 def foreign_error(content: bytes, *, path: str, line: int) -> InputError:
@@ -81,14 +103,45 @@ def foreign_error(content: bytes, *, path: str, line: int) -> InputError:
     Returns:
         The error, with a hint that fits the cause.
     """
-    message, hint = "has text before the first '>'", "is it FASTA? Its first line begins with '>'"
-    kind = next((kind for kind in _KINDS if content.startswith(kind[0])), None)
-    if content[_TAR] == b"ustar":
-        message, hint = "is a tar archive", "unpack it (tar -xf FILE), and give the files in it"
-    elif kind is not None:
-        _, message, hint = kind
-    elif content[:9].lower().startswith(_MARKUP):
-        message, hint = "is a web page or XML", _DOWNLOAD
-    elif content[:64].count(b"\0"):
-        message, hint = "is binary", "is it FASTA? It was not told what kind of file it is"
+    message, hint = _kind(content)
     return InputError(message, path=path, line=line, hint=hint)
+
+
+def is_wide_text(content: bytes) -> bool:
+    """Whether text that begins with ">" has two bytes or four a character."""
+    return content[1:2] == content[3:4] == b"\0"
+
+
+def _kind(content: bytes) -> tuple[str, str]:
+    """Return what a file is, and a hint."""
+    for magics, message, hint in _KINDS:
+        if content.startswith(magics):
+            return message, hint
+    if _is_tar(content):
+        return "is a tar archive", "unpack it (tar -xf FILE), and give the files in it"
+    if content[:9].lower().startswith(_MARKUP):
+        return "is a web page or XML", _DOWNLOAD
+    if content.count(b"\0", 0, 64) or len(content[:64].translate(None, _CONTROLS)) < len(
+        content[:64]
+    ):
+        return "is binary", "is it FASTA? It was not told what kind of file it is"
+    if _PHYLIP.match(content):
+        return (
+            "is an alignment in PHYLIP format",
+            "convert it, with Biopython's AlignIO for instance",
+        )
+    first, _, rest = content.decode("utf-8", "replace").partition("\n")
+    if is_header(first, "") and rest[:1].isalpha():
+        return f"has a first header without its '>': {first[:40]}", "put the '>' back"
+    if _TABLE.match(content):
+        return "looks like a table", _PROTEINS + "write each row as '>id', and its sequence below"
+    return "has text before the first '>'", "is it FASTA? Its first line begins with '>'"
+
+
+def _is_tar(content: bytes) -> bool:
+    """Whether a header of tar has the sum of bytes that it names; the oldest have no other mark."""
+    header = content[:512]
+    digits = header[148:156].strip(b"\0 ")
+    if len(header) < 512 or not digits or digits.translate(None, b"01234567"):
+        return False
+    return sum(header) - sum(header[148:156]) + 8 * ord(" ") == int(digits, 8)

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from virnucpro.sequences.alphabet import (
     CHANGES,
+    KNOWN,
     RESIDUES,
     Normalised,
     count_unknown,
-    is_known,
     normalise,
     sequence_key,
 )
 from virnucpro.sequences.compression import name_of
 from virnucpro.sequences.fasta import Record, read_fasta
 from virnucpro.sequences.nucleotides import are_nucleotides, refuse_nucleotides
-from virnucpro.sequences.record import SHOWN
+from virnucpro.sequences.record import NOTHING, SHOWN
 from virnucpro.sequences.spool import PartitionSpool, RecordSpool
 
 __all__ = ["Intake", "Limits", "quarantine_reason"]
 
 _SHOWN = 60  # characters of a header in a quarantine detail
 _SHORTEST_ID = 4  # that is recognised in place of its sequence; one residue may be named for itself
+_FEW_LEUCINES = 20  # letters for each; most proteins have more, and no nucleotides have
 _SENTENCE = 20  # a word of this many capital letters is taken for residues, not for a name
 
 
@@ -112,8 +113,17 @@ class Intake:
         if not self.limits.nucleotides:
             records = refuse_nucleotides(records)
         before = len(self.records)
-        for record in self._without_cluster_headers(records):
-            self._take(record, index)
+        empty: Record | None = None  # the record before, where it is a header alone
+        for record in records:
+            if empty is not None:
+                self._take_empty(empty, index, record)
+                empty = None
+            if record.residues or record.besides is not NOTHING:
+                self._take(record, index)
+            else:
+                empty = record
+        if empty is not None:
+            self._take(empty, index)
         return {
             "path": name_of(path),
             "bytes": raw.count,
@@ -121,41 +131,36 @@ class Intake:
             "records": len(self.records) - before,
         }
 
-    def _without_cluster_headers(self, records: Iterable[Record]) -> Iterator[Record]:
-        """Drop the headers by which MMseqs2 begins a cluster.
+    def _take_empty(self, empty: Record, file: int, following: Record) -> None:
+        """Take a header alone, or drop it where MMseqs2 begins a cluster with it.
 
         Its FASTA of clusters has the representative's header directly above the record of the first
         member, which is the representative itself.
         """
-        empty: Record | None = None
-        for record in records:
-            if empty is not None:
-                is_next = record.line == empty.line + 1
-                if is_next and _first_word(empty) == _first_word(record):
-                    self.left_out["cluster headers"] += 1
-                else:
-                    yield empty
-                empty = None
-            if record.residues or record.excess or record.text_line or record.comments:
-                yield record
-            else:
-                empty = record
-        if empty is not None:
-            yield empty
+        is_next = following.line == empty.line + 1
+        if is_next and _first_word(empty) == _first_word(following):
+            self.left_out["cluster headers"] += 1
+        else:
+            self._take(empty, file)
 
     def _take(self, record: Record, file: int) -> None:
         residues = record.residues
+        size = len(residues)
         if (
-            is_known(residues)
-            and not (record.excess or record.whitespace or record.numbers)
-            and not (record.comments or record.marks or record.text_line)
-            and len(residues) != len(record.id)
-            and (self.limits.nucleotides or b"L" in residues or not are_nucleotides(residues))
+            size
+            and not residues.translate(None, KNOWN)
+            and record.besides is NOTHING
+            and size != len(record.id)
+            and (
+                residues.count(b"L") * _FEW_LEUCINES > size
+                or self.limits.nucleotides
+                or not are_nucleotides(residues)
+            )
         ):
             # Nearly every record: nothing to judge, nothing to count.
             key = sequence_key(residues)
             self.partitions.add(key, residues)
-            self.records.add(record, file, length=len(residues), key=key)
+            self.records.add(record, file, length=size, key=key)
             return
         self._take_unusual(record, file)
 
@@ -163,16 +168,16 @@ class Intake:
         result = normalise(record.residues)
         residues, replaced = result.residues, result.replaced
         unknown = count_unknown(residues)
-        changed = result.changed or record.whitespace > 0 or record.numbers > 0
-        self.left_out["comment lines"] += record.comments
-        self.left_out["NUL or Ctrl-Z"] += record.marks
+        changed = result.changed or record.besides.whitespace > 0 or record.besides.numbers > 0
+        self.left_out["comment lines"] += record.besides.comments
+        self.left_out["NUL or Ctrl-Z"] += record.besides.marks
         reason, detail = quarantine_reason(record, result, self.limits)
         if reason:
             self._note(reason, detail, record)
             self.records.add(
                 record,
                 file,
-                length=record.length if record.excess else len(residues),
+                length=record.length if record.besides.excess else len(residues),
                 replaced=replaced,
                 unknown=unknown,
                 normalised=changed,
@@ -194,13 +199,13 @@ class Intake:
         if changed:
             self.normalised += 1
             self.changes.update(result.changes)
-            self.changes["whitespace"] += record.whitespace
-            self.changes["numbers"] += record.numbers
+            self.changes["whitespace"] += record.besides.whitespace
+            self.changes["numbers"] += record.besides.numbers
 
     def _note(self, reason: str, detail: str, record: Record) -> None:
         """Count a quarantined record, and keep the place of the first of each reason."""
         self.reasons[reason] += 1
-        line = record.text_line or record.line
+        line = record.besides.text_line or record.line
         self.first.setdefault(reason, f"{record.path}, line {line}: {detail}")
 
 
@@ -218,9 +223,9 @@ def quarantine_reason(record: Record, result: Normalised, limits: Limits) -> tup
     length = len(result.residues)
     if is_its_id(record):
         return "id_as_sequence", "the id stands in place of the residues"
-    if record.text_line:
+    if record.besides.text_line:
         return "text", _what_text(record)
-    if record.excess:
+    if record.besides.excess:
         limit = limits.max_record_residues
         return "too_long", f"{record.length} letters, more than max_record_residues ({limit})"
     if not length:
@@ -235,18 +240,19 @@ def quarantine_reason(record: Record, result: Normalised, limits: Limits) -> tup
 
 
 def is_its_id(record: Record) -> bool:
-    """Whether a record has its id, or all of its header, in place of residues."""
-    if record.text_line:
-        found = record.text
-        header = f"{record.id} {record.description}".strip()
+    """Whether a record has its id, or all of its header, in place of residues, in any case."""
+    name = record.id.casefold()
+    if record.besides.text_line:
+        found = record.besides.text.casefold()
+        header = f"{name} {record.description.casefold()}".strip()
         return (
-            record.text_line == record.line + 1
+            record.besides.text_line == record.line + 1
             and not record.residues
-            and (found in (record.id[:SHOWN], header[:SHOWN]))
+            and found in (name[:SHOWN], header[:SHOWN])
         )
-    if len(record.residues) != len(record.id) or len(record.id) < _SHORTEST_ID:
+    if len(record.residues) != len(name) or len(name) < _SHORTEST_ID:
         return False
-    return record.residues == record.id.encode("utf-8", "replace")
+    return record.residues.lower() == name.encode("utf-8", "replace")
 
 
 def _first_word(record: Record) -> str:
@@ -255,8 +261,8 @@ def _first_word(record: Record) -> str:
 
 def _what_text(record: Record) -> str:
     """Say what a text is that stands among the residues, and what to do where that is known."""
-    hint = "; chains are given as records of their own" if record.is_chains else ""
-    return f"line {record.text_line} is no residues: {record.text}{hint}"
+    hint = "; chains are given as records of their own" if record.besides.is_chains else ""
+    return f"line {record.besides.text_line} is no residues: {record.besides.text}{hint}"
 
 
 def _why_empty(record: Record) -> str:

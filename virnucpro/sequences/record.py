@@ -6,9 +6,9 @@ import re
 from typing import NamedTuple
 
 from virnucpro.errors import InputError
-from virnucpro.sequences.body import SPACE, Positions, is_header, read_line
+from virnucpro.sequences.body import SPACE, Print, is_header, read_line
 
-__all__ = ["SHOWN", "SPACE", "OpenRecord", "Record"]
+__all__ = ["NOTHING", "SHOWN", "SPACE", "Besides", "OpenRecord", "Record"]
 
 SHOWN = 40
 """Characters of a text that are shown."""
@@ -21,16 +21,10 @@ _CHAINS = re.compile(r"[A-Za-z*.-]+(?:[:/|]+[A-Za-z*.-]+)+")
 _LONG_LINE = 1 << 20  # bytes; of a longer one, white space is not looked at as between blocks
 
 
-class Record(NamedTuple):
-    """One record of a FASTA file.
+class Besides(NamedTuple):
+    """What a record holds besides the residues that are kept; nearly always nothing.
 
     Attributes:
-        id: the header's first word (up to a space or tab), or all of it; any characters are kept.
-        description: the rest of the header, without spaces and tabs around it.
-        residues: letters, gaps and stops as they are in the file, line breaks and white space
-            removed; the first `max_record_residues` of them where the record is longer.
-        path: the file, as it was given.
-        line: the header's line, counted from 1.
         excess: letters beyond `max_record_residues`, which were counted but not kept.
         whitespace: spaces and tabs that stood between letters of one line and were removed.
         numbers: position numbers that were left out.
@@ -41,11 +35,6 @@ class Record(NamedTuple):
         is_chains: whether the text is residues with ``:``, ``/`` or ``|`` between them.
     """
 
-    id: str
-    description: str
-    residues: bytes
-    path: str
-    line: int
     excess: int = 0
     whitespace: int = 0
     numbers: int = 0
@@ -55,10 +44,34 @@ class Record(NamedTuple):
     text: str = ""
     is_chains: bool = False
 
+
+NOTHING = Besides()
+
+
+class Record(NamedTuple):
+    """One record of a FASTA file.
+
+    Attributes:
+        id: the header's first word (up to a space or tab), or all of it; any characters are kept.
+        description: the rest of the header, without spaces and tabs around it.
+        residues: letters, gaps and stops as they are in the file, line breaks and white space
+            removed; the first `max_record_residues` of them where the record is longer.
+        path: the file, as it was given.
+        line: the header's line, counted from 1.
+        besides: what else is in it.
+    """
+
+    id: str
+    description: str
+    residues: bytes
+    path: str
+    line: int
+    besides: Besides = NOTHING
+
     @property
     def length(self) -> int:
         """Letters of the record in the file."""
-        return len(self.residues) + self.excess
+        return len(self.residues) + self.besides.excess
 
 
 class OpenRecord:
@@ -91,8 +104,7 @@ class OpenRecord:
         self._gaps = 0
         self._fastq_line = 0
         self._lost_header: tuple[int, str] | None = None
-        self._numbered: tuple[int, bytes] | None = None  # the first line with a position number
-        self._positions = Positions()
+        self._print = Print()
 
     def extend(self, body: bytes) -> int:
         """Take the next bytes of the residues; return the number of line breaks in them.
@@ -120,8 +132,20 @@ class OpenRecord:
         """
         self._take_lines(self._rest + b"\n")
         self._rest = b""
-        if self._numbered and not self._positions.confirmed:
-            self._note_text(*self._numbered)
+
+    def besides(self) -> Besides:
+        """Return what it holds besides its residues; `NOTHING` itself where it holds nothing."""
+        found = Besides(
+            self.excess,
+            self.whitespace,
+            self.numbers,
+            self.comments,
+            self.marks,
+            self.text_line,
+            self.text,
+            self.is_chains,
+        )
+        return NOTHING if found == NOTHING else found
 
     def _take_lines(self, lines: bytes) -> None:
         """Take whole lines, the usual ones at once."""
@@ -141,12 +165,10 @@ class OpenRecord:
         unmarked = line.rstrip(_MARKS)
         self.marks += len(unmarked) < len(line)
         count = len(self.residues) + self.excess
-        found = read_line(unmarked, self._positions, count, count - self._gaps)
+        found = read_line(unmarked, self._print, count, count - self._gaps)
         self.comments += found.is_comment
         self.numbers += found.numbers
         self.whitespace += found.whitespace
-        if found.numbers and self._numbered is None:
-            self._numbered = self._number, line
         if found.is_text:
             self._note_text(self._number, line)
         elif found.letters:

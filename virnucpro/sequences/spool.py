@@ -198,7 +198,7 @@ class RecordSpool:
             self._unusual[len(self._rows)] = (replaced, unknown, normalised, reason, detail)
         self._rows.append((record.id, record.description, length, key, file, record.line))
         self._text += len(record.id) + len(record.description)
-        if len(self._rows) >= _BATCH_RECORDS or self._text >= _BATCH_TEXT:
+        if self._text >= _BATCH_TEXT or len(self._rows) >= _BATCH_RECORDS:
             self._flush()
 
     def close(self) -> None:
@@ -225,11 +225,11 @@ class RecordSpool:
             return
         rows = len(self._rows)
         ids, descriptions, lengths, keys, files, lines = zip(*self._rows, strict=True)
-        rare: list[list[Any]] = [[empty] * rows for empty in (0, 0, False, "", "")]
+        replaced, unknown = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
+        normalised = np.zeros(rows, bool)
+        reasons, details = [""] * rows, [""] * rows
         for row, values in self._unusual.items():
-            for column, value in zip(rare, values, strict=True):
-                column[row] = value
-        replaced, unknown, normalised, reasons, details = rare
+            replaced[row], unknown[row], normalised[row], reasons[row], details[row] = values
         hashes = array("q", map(hash_id, ids))
         self._hashes.extend(hashes)
         columns: Sequence[Any] = (

@@ -148,17 +148,17 @@ def report_what_is_there():
 
 
 def check_all_is_done():
-    """Fail where Snakemake says that all is done, and a sample is not.
+    """Fail where Snakemake says that all is done, and a result is missing.
 
     It was seen to end early, with status 0, while it dealt with a checkpoint.
     """
     settings = workflow.dag_settings
     if set(settings.targets) - {"all"} or settings.until or settings.omit_from:
         return
-    unfinished = [sample for sample in SAMPLES if not is_finished(sample)]
-    if unfinished:
+    missing = [path for path in rules.all.input if not Path(path).exists()]
+    if missing:
         raise WorkflowError(
-            f"not all is done: {', '.join(unfinished[:LISTED_SAMPLES])} (run the same command again)"
+            f"not all is done: {', '.join(missing[:LISTED_SAMPLES])} (run the same command again)"
         )
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.unit.sequences.test_split import fasta, proteins, refusal, run
 from virnucpro.errors import DataError, InputError
-from virnucpro.sequences.body import Positions, read_line
+from virnucpro.sequences.body import Print, read_line
 from virnucpro.sequences.fasta import FastaParser
 
 MEMBRANE = "MSLLTEVETPIRNEWGCRCNDSSDPLVVAASIIGIVHLILWIIDRLFSKS"
@@ -47,11 +47,20 @@ RESIDUES = {
     "blocks of ten": "MSLLTEVETP IRNEWGCRCN DSSDPLVVAA\nSIIGIVHLIL WII",
     "GenBank": "        1 mslltevetp irnewgcrcn\n       21 dsspliv",
     "EMBL": "     MSLLTEVETP IRNEWGCRCN        20\n     DSSPLIV     27",
-    "a part of a sequence": "61 msllt evetp\n71 irnew",
+    "one block a line": "1 MSLLTEVETPIRNEWGCRCN\n21 DSSPL",
+    "lines cut short": "    1 mslltevetp irnewgcrcn dssdplv\n   61 aasiigivhl",
+    "a part of a sequence": "121 mslltevetp irnewgcrcn dssdplvvaa siigivhlil",
+    "blocks of six": "MSLLTE VETPIR NEWGCR CNDS\nSDPLVV AA",
+    "short blocks": "MSL LTE VET PI",
+    "two blocks": "MSLLTEVETP IRNEWGC",
+    "letters one by one": "M S L L T E V E",
+    "selenocysteine in blocks": "MSLLTEVETP IUNEWGCRCN DSSDPLV",
+    "soft masking in blocks": "MSLLTEVETP irnewGCRCN DSSDPLV",
     "UniProt's ruler": "        10         20\nMSLLTEVETP IRNEWGCRCN\n        30\nDSSPLIV",
     "gaps and stops": "MSL--LTE.V*",
-    "no-break spaces": "MSLLT\u00a0EVETP\u00a0\n\u3000IRNEW",
-    "invisible spaces": "MSL\u200bLTE\ufeff",
+    "no-break spaces": "MSLLT\u00a0EVETPI\u00a0RN\u00a0\n\u3000IRNEW",
+    "no-break spaces in blocks": "1\u00a0mslltevetp\u00a0irnewgcrcn\n21\u00a0dssdplv",
+    "invisible spaces": "MSL\u200bLTEVE\u00ad\u200bTP\ufeff\nsll\u200bte",
     "dashes": "MSL\u2013LT\u2212E\u2014V",
     "tabs at the ends": "\tMSLLTE\t \n IR ",
 }
@@ -61,14 +70,14 @@ RESIDUES = {
 @pytest.mark.parametrize("case", RESIDUES)
 def test_residues_are_found_in_every_print(case, tmp_path):
     body = RESIDUES[case]
-    letters = re.sub(r"[\s\d\u200b\ufeff]", "", body).translate(
+    letters = re.sub(r"[\s\d\u200b\u00ad\ufeff]", "", body).translate(
         {0x2013: 45, 0x2212: 45, 0x2014: 45}
     )
     data = sample(body)
     for sizes in (None, [1], [7]):
         record = parse(data, sizes)[1]
         assert record.residues.decode() == letters
-        assert not record.text_line
+        assert not record.besides.text_line
     result = run(tmp_path, data, input_type="protein")
     assert not result.quarantine
     assert bool(result.manifest["changes"]["numbers"]) == bool(re.search(r"\d", body))
@@ -76,11 +85,12 @@ def test_residues_are_found_in_every_print(case, tmp_path):
 
 @pytest.mark.fault(30)
 def test_a_letter_outside_ascii_counts_once(tmp_path):
-    result = run(tmp_path, sample("MSLÄTEVαTP"))
-    assert [row["replaced"] for row in result.records] == [0, 2, 0]
-    assert result.records[1]["length"] == 10
-    latin1 = b">a\nMSL\xc4TE\xa0\n"
-    assert [(r.residues, r.text_line) for r in parse(latin1)] == [(b"MSL?TE", 0)]
+    result = run(tmp_path, sample("MSLÄTEVαTP", "MSLLTE•VETPIRNEW©GCRCN"))
+    assert [row["replaced"] for row in result.records] == [0, 2, 2, 0]
+    assert [row["length"] for row in result.records][1:3] == [10, 22]
+    latin1 = b">a\nMSL\xc4TE\xa0\n>b\n" + b"MSLLT\xa0" * 4 + b"M"
+    assert [r.residues for r in parse(latin1)] == [b"MSL?TE", b"MSLLT" * 4 + b"M"]
+    assert not any(record.besides.text_line for record in parse(latin1))
 
 
 # --- text ---------------------------------------------------------------------------------------
@@ -94,11 +104,24 @@ TEXT = {
     "slash between chains": (f"{MEMBRANE}/{NEURAMIN}", 4),
     "bar between chains": (f"{MEMBRANE}|{NEURAMIN}", 4),
     "number that counts nothing": ("Protein 9", 4),
-    "numbers that disagree": ("1 MSLLT EVETP\n41 IRNEW", 5),
+    "numbers that go back": ("1 MSLLTEVETP IRNEW\n1 MNPNQKIITI GSVCM", 5),
+    "a number in a sentence": ("page 4", 4),
+    "a number and a sentence": ("503 service unavailable", 4),
     "markup": ("MSLLTE\n<b>bold</b>", 5),
     "digits among letters": ("MSL77LTE", 4),
     "words in mixed case": ("Access Denied", 4),
-    "symbol": ("MSLLTE\u00a9VETP", 4),
+    "words like blocks": ("server error", 4),
+    "more words like blocks": ("gateway timeout", 4),
+    "words in upper case": ("ACCESS DENIED", 4),
+    "words with a point": ("Request failed.", 4),
+    "words of three letters": ("the red fox", 4),
+    "words below blocks": (
+        f"{MEMBRANE[:10]} {MEMBRANE[10:20]} {MEMBRANE[20:30]}\nconnection reset",
+        5,
+    ),
+    "words with a no-break space": ("resource\u00a0temporarily\u00a0unavailable", 4),
+    "three-letter code": ("MET SER LEU LEU THR GLU VAL GLU", 4),
+    "question mark": ("MSLLTE?VETP", 4),
     "NUL within": ("MSL\0LTE", 4),
     "e-mail": ("ask someone@example.org", 4),
 }
@@ -137,7 +160,10 @@ def test_comments_and_ends_of_files_are_skipped_counted_and_warned_of(tmp_path, 
 
 
 @pytest.mark.fault(47)
-@pytest.mark.parametrize(("name", "body"), [("prot_1", "prot_1"), ("KVIRUS", "KVIRUS")])
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [("prot_1", "prot_1"), ("KVIRUS", "KVIRUS"), ("Prot_A", "PROT_A"), ("kvirus", "KVIRUS")],
+)
 def test_an_id_in_place_of_its_sequence_is_quarantined(name, body, tmp_path):
     result = run(tmp_path, sample() + f">{name} x\n{body}\n".encode())
     assert [row["reason"] for row in result.quarantine] == ["id_as_sequence"]
@@ -204,6 +230,10 @@ def test_nucleotides_are_found_one_by_one_also_late(genome, tmp_path, caplog):
     assert [(row["id"], row["reason"]) for row in result.quarantine] == [("genome", "nucleotides")]
     assert "1 records quarantined as nucleotides" in caplog.text
     assert not run(tmp_path, many + f">genome\n{genome}\n".encode(), input_type="any").quarantine
+    odd = f">genome\n{genome[:50]}L{genome[50:]}\n".encode()
+    assert [
+        row["reason"] for row in run(tmp_path, many + odd, input_type="protein").quarantine
+    ] == ["nucleotides"]
 
 
 def test_proteins_of_few_kinds_of_residues_are_no_nucleotides(tmp_path):
@@ -223,10 +253,20 @@ def tar(data: bytes, mode: str) -> bytes:
     return buffer.getvalue()
 
 
+def old_tar(data: bytes) -> bytes:
+    """Make a tar archive as before POSIX: without the mark "ustar"."""
+    archive = bytearray(tar(data, "w"))
+    archive[257:265] = bytes(8)
+    archive[148:156] = b" " * 8
+    archive[148:156] = b"%06o\0 " % sum(archive[:512])
+    return bytes(archive)
+
+
 GOOD = sample()
 FOREIGN = {
     "tar": (tar(GOOD, "w"), "is a tar archive", "tar -xf"),
     "tar.gz": (tar(GOOD, "w:gz"), "is a tar archive", "tar -xf"),
+    "tar of 1979": (old_tar(GOOD), "is a tar archive", "tar -xf"),
     "page": (b"<!doctype html>\n<p>404 > 400</p>\n", "is a web page or XML", "download"),
     "XML": (b'<?xml version="1.0"?><eFetchResult/>', "is a web page or XML", "download"),
     "compress": (b"\x1f\x9d\x90>a", "compress (.Z)", "gzip -dc"),
@@ -243,7 +283,19 @@ FOREIGN = {
     "GenBank": (b"LOCUS       AB000001 5 aa\n", "GenBank", "FASTA"),
     "Stockholm": (b"# STOCKHOLM 1.0\n", "alignment", "Biopython"),
     "JSON": (b'{"error": "API key"}', "JSON", "download"),
-    "binary": (b"\x7fELF\2\1\1\0\0\0", "binary", "FASTA"),
+    "UTF-32": (GOOD.decode().encode("utf-32"), "UTF-32", "iconv"),
+    "UTF-32 without a mark": (GOOD.decode().encode("utf-32-le"), "UTF-32", "iconv"),
+    "NumPy": (b"\x93NUMPY\1\0", "NumPy", "output"),
+    "Arrow": (b"ARROW1\0\0", "Arrow", "output"),
+    "picture": (b"\x89PNG\r\n\x1a\n", "picture", "look"),
+    "program": (b"\x7fELF\2\1\1\0\0\0", "program", "look"),
+    "HMMER": (b"HMMER3/f [3.3]\nNAME  cap\n", "HMMER", "sequences"),
+    "PHYLIP": (f" 2 50\nfirst     {MEMBRANE}\n".encode(), "PHYLIP", "AlignIO"),
+    "CSV": (f"id,length,sequence\na,50,{MEMBRANE}\n".encode(), "table", "below"),
+    "tabular": (f"a\t{MEMBRANE}\nb\t{NEURAMIN}\n".encode(), "table", "below"),
+    "first header": (f"sp|P00001|X y\n{MEMBRANE}\n>b\nMKV".encode(), "without its '>'", "back"),
+    "noise": (bytes(range(128, 160)) + b"\x03\x07", "binary", "FASTA"),
+    "notes": (b"these are the proteins of May\n>a\nMKV\n", "text before", "'>'"),
 }  # fmt: skip
 
 
@@ -255,6 +307,10 @@ def test_a_file_of_another_kind_is_named_for_what_it_is(case, tmp_path):
     assert message in error.message
     assert hint in error.hint
     assert "Remove what stands before" not in error.hint
+
+
+def test_an_id_may_begin_with_nul():
+    assert [record.id for record in parse(b">\0x\nMKV\n>b\nMKV\n")] == ["\0x", "b"]
 
 
 def test_a_bom_is_skipped_also_inside_an_archive(tmp_path):
@@ -335,11 +391,11 @@ def test_residues_are_those_of_the_lines_one_by_one(body):
         record = parse(("\n".join([">p1 x", *body]) + "\n").encode())[0]
     except InputError:
         return
-    positions, letters, gaps, text = Positions(), b"", 0, False
+    prints, letters, gaps, text = Print(), b"", 0, False
     for line in body:
-        found = read_line(line.encode().rstrip(b"\0"), positions, len(letters), len(letters) - gaps)
+        found = read_line(line.encode().rstrip(b"\0"), prints, len(letters), len(letters) - gaps)
         letters += found.letters
         gaps = letters.count(b"-") + letters.count(b".")
         text = text or found.is_text
     assert record.residues == letters
-    assert bool(record.text_line) == (text or not positions.confirmed)
+    assert bool(record.besides.text_line) == text
