@@ -102,7 +102,9 @@ def place_shard(
 def _by_row(name: str, plan: Plan) -> _Sequences:
     rows = int(np.count_nonzero(np.bincount(plan.row)))
     if plan.items and int(plan.row.max()) != rows - 1:
-        raise DataError(f"shard {name}: the plan leaves out rows: {rows} of {plan.row.max() + 1}")
+        raise DataError(
+            f"shard {name}: the plan has items of {rows} of {plan.row.max() + 1} rows", hint=_AGAIN
+        )
     # A fixed-size byte string compares in numpy as if padded with NUL, so a key that ends in NUL
     # keeps its place.
     keys = np.zeros(rows, dtype="S16")
@@ -113,7 +115,7 @@ def _by_row(name: str, plan: Plan) -> _Sequences:
     truncated = np.zeros(rows, np.bool_)
     truncated[plan.row[plan.truncated]] = True
     if not (keys[1:] > keys[:-1]).all():
-        raise DataError(f"shard {name}: the plan's keys are not increasing by row")
+        raise DataError(f"shard {name}: the plan's keys are not increasing by row", hint=_AGAIN)
     return _Sequences(keys, ends, tokens, truncated)
 
 

@@ -74,7 +74,7 @@ def _open(path: Path) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path)
     except FileNotFoundError:
-        raise DataError("is missing", path=path) from None
+        raise DataError("is missing", path=path, hint=_HINT) from None
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"is not a Parquet file ({error})", path=path, hint=_HINT) from error
     missing = set(RECORDS_SCHEMA.names) - set(file.schema_arrow.names)

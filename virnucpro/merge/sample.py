@@ -85,7 +85,9 @@ def merge_sample(
     exports = exports or {}
     split_quarantine = shards_dir / "quarantine.tsv"
     if quarantine.resolve() == split_quarantine.resolve():
-        raise InputError("would overwrite the quarantine table of split", path=quarantine)
+        raise InputError(
+            "would overwrite the quarantine table of split", path=quarantine, hint="name another"
+        )
     request_id = "" if request is None else read_request(request).embeddings
     check_exports(exports, lambda: itertools.chain.from_iterable(iter_id_blocks(records)))
     manifest = read_manifest(shards_dir)

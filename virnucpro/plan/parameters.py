@@ -33,6 +33,9 @@ class PlanParameters:
         if self.long_sequences == "truncate":  # where the overlap decides nothing
             object.__setattr__(self, "window_overlap", 0)
 
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in asdict(self).items())
+
     def as_json(self) -> dict[str, Any]:
         """Return what stands in a plan's file and goes into its hash."""
         return {"format": PLAN_FORMAT, **asdict(self)}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from virnucpro.errors import DataError
 from virnucpro.files import write_bytes
-from virnucpro.report.content import SampleSummary, read_summary
+from virnucpro.report.content import Model, SampleSummary, read_summary
 from virnucpro.report.maps import map_by_length, map_by_sample, map_by_truncation
 from virnucpro.report.pages import overview_page
 from virnucpro.report.projection import project
@@ -38,7 +38,7 @@ def overview(results: Path, samples: Sequence[str], *, report_dir: Path) -> None
         model, first = (replace(one.model, closeness=None) for one in (reports[-1], reports[0]))
         if model != first:  # of which what was measured of each sample is no part
             raise DataError(
-                f"was embedded otherwise than {samples[0]}: {model}, not {first}",
+                f"was embedded otherwise than {samples[0]}: {_differences(model, first)}",
                 path=path,
                 hint="run the workflow again, so that all samples have one model",
             )
@@ -48,3 +48,11 @@ def overview(results: Path, samples: Sequence[str], *, report_dir: Path) -> None
     map_by_sample(projection, samples, notice, report_dir / "map_by_sample.svg")
     map_by_truncation(projection, notice, report_dir / "map_by_truncation.svg")
     write_bytes(report_dir / "overview.html", overview_page(reports).encode())
+
+
+def _differences(found: Model, expected: Model) -> str:
+    return "; ".join(
+        f"{field} is {value}, not {getattr(expected, field)}"
+        for field, value in vars(found).items()
+        if value != getattr(expected, field)
+    )

@@ -104,7 +104,7 @@ def read_plan_reports(manifest: Manifest, plans_dir: Path) -> list[PlanReport]:
                 "is of shard {}, {} sequences, {}".format(*found)
                 + ", expected shard {}, {} sequences, {}".format(*expected),
                 path=path,
-                hint="plan again",
+                hint="remove the shard's plan and run again",
             )
     return reports
 

@@ -64,7 +64,9 @@ def read_trace(embeddings_dir: Path, shard: str, steps: int) -> Trace:
             np.array([int(row["peak_memory_bytes"]) for row in rows], dtype=np.int64),
         )
     except ValueError as error:
-        raise DataError(f"is damaged ({error})", path=path, hint="embed the shard again") from error
+        raise DataError(
+            f"is damaged ({error})", path=path, hint="remove the shard's embeddings and run again"
+        ) from error
 
 
 def summarise_traces(

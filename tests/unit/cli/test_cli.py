@@ -1,6 +1,7 @@
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 
 from virnucpro import formats
 from virnucpro.cli import cli
+from virnucpro.merge.exports import EXPORTS
 
 COMMANDS = [
     [],
@@ -61,6 +63,11 @@ def every_command(group=cli, path=()):
 def test_every_option_says_what_it_is_for(path, command):
     options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
     assert [option.name for option in options if not option.help] == []
+
+
+def test_every_export_is_named_in_the_help_of_merge():
+    (option,) = (option for option in cli.commands["merge"].params if option.name == "exports")
+    assert [name for name in EXPORTS if name not in re.split(r"[ ,;]+", option.help)] == []
 
 
 def test_commands_stand_in_the_order_of_the_data(tmp_path):

@@ -75,6 +75,7 @@ def test_a_hit_plans_nothing(run, monkeypatch):
 
 def test_a_run_with_and_one_without_a_cache_write_the_same(run, caplog):
     run("a")
+    caplog.clear()
     with caplog.at_level(logging.INFO):
         without = run("c", cache_dir=None)
     assert "plan cache" not in caplog.text
@@ -83,6 +84,7 @@ def test_a_run_with_and_one_without_a_cache_write_the_same(run, caplog):
 
 def test_another_parameter_is_another_plan(run, caplog):
     run("a")
+    caplog.clear()
     with caplog.at_level(logging.INFO):
         run("b", token_budget=300)
     assert "plan cache miss" in caplog.text
@@ -92,6 +94,7 @@ def test_another_parameter_is_another_plan(run, caplog):
 def test_the_same_path_with_other_sequences_is_another_plan(run, shard, caplog):
     before, _, _ = run("a")
     write_shard(shard, read_shard(shard).residues[1:])
+    caplog.clear()
     with caplog.at_level(logging.INFO):
         after, _, _ = run("a")
     assert "plan cache miss" in caplog.text

@@ -42,7 +42,7 @@ def test_overview_of_all_samples_is_the_same_twice(results: Path) -> None:
     ("change", "error", "message"),
     [
         ({"format": 0}, InputError, "report has format 0"),
-        ({"layers": [3]}, DataError, "was embedded otherwise than a"),
+        ({"layers": [3]}, DataError, r"was embedded otherwise than a: layers is \[3\], not \[6\]"),
     ],
 )
 def test_samples_that_do_not_belong_together_are_refused(

@@ -113,7 +113,7 @@ def test_damaged_rate_is_left_out(sample: Sample, rate: object) -> None:
         ({"format": 0}, InputError, "plan report has format 0"),
         ({"shard": "00000"}, DataError, "is of shard 00000, .*expected shard 00001"),
         ({"sequences": 999}, DataError, "is of shard 00001, 999 sequences"),
-        ({"token_budget": 65}, DataError, "is of .*token_budget=65"),
+        ({"token_budget": 65}, DataError, "is of .*token_budget 65"),
         ({"tokens": None}, DataError, "has no packing.tokens"),
     ],
 )
