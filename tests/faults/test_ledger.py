@@ -95,7 +95,7 @@ def test_rows_lost_or_doubled_while_merging_are_named_by_id(sample, monkeypatch,
 
     def forgetful(block, places, numbers):
         obs, chosen = honest(block, places, numbers)
-        obs.ids[3] = obs.ids[4] if fault == "more than once" else "p_unknown"
+        obs.id[3] = obs.id[4] if fault == "more than once" else "p_unknown"
         return obs, chosen
 
     monkeypatch.setattr(rows_module, "_obs_block", forgetful)

@@ -22,17 +22,6 @@ from virnucpro.errors import DataError
 
 __all__ = ["OBS_COLUMNS", "OPTIONAL_COLUMNS", "REQUEST", "H5adWriter", "ObsBlock", "write_mapping"]
 
-OBS_COLUMNS = (
-    "sample",
-    "description",
-    "length",
-    "tokens",
-    "truncated",
-    "normalised",
-    "replaced",
-    "unknown_fraction",
-    "key",
-)
 _STRING = h5py.string_dtype("utf-8")
 _OBS_DTYPES: dict[str, Any] = {
     "_index": _STRING,
@@ -45,6 +34,8 @@ _OBS_DTYPES: dict[str, Any] = {
     "unknown_fraction": np.float32,
     "key": _STRING,
 }
+#: Columns of `obs` in every file.
+OBS_COLUMNS = ("sample", *(name for name in _OBS_DTYPES if name != "_index"))
 #: Columns of `obs` that only some runs have: in how many windows a sequence was computed, its
 #: pseudo-perplexity, and where its residues start and end in residues.h5.
 OPTIONAL_COLUMNS: dict[str, Any] = {
@@ -62,34 +53,25 @@ _EMPTY_GROUPS = ("obsm", "obsp", "varm", "varp")
 
 @dataclass(frozen=True)
 class ObsBlock:
-    """Some rows of `obs`."""
+    """Some rows of `obs`; the fields are its columns, and the id."""
 
-    ids: Sequence[str]
-    descriptions: Sequence[str]  # the rest of the header lines
-    lengths: npt.NDArray[np.int32]  # [n] residues after normalising
+    id: Sequence[str]
+    description: Sequence[str]  # the rest of the header lines
+    length: npt.NDArray[np.int32]  # [n] residues after normalising
     tokens: npt.NDArray[np.int32]  # [n] that were computed for the record
     truncated: npt.NDArray[np.bool_]  # [n] whether the C-terminal end was left out
     normalised: npt.NDArray[np.bool_]  # [n] whether normalising changed the record
     replaced: npt.NDArray[np.int32]  # [n] letters that became X
-    unknown_fractions: npt.NDArray[np.float32]  # [n] residues that are X, B or Z, of all
-    keys: Sequence[str] | Sequence[bytes]  # hexadecimal; ASCII bytes are written faster
+    unknown_fraction: npt.NDArray[np.float32]  # [n] residues that are X, B or Z, of all
+    key: Sequence[str] | Sequence[bytes]  # hexadecimal; ASCII bytes are written faster
     # Of `OPTIONAL_COLUMNS`, name -> [n]; the writer takes those that its file has.
     optional: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
 
-    def columns(self) -> dict[str, Any]:
-        """Return the block by the names of the columns of `obs`."""
-        return {
-            "_index": self.ids,
-            "description": self.descriptions,
-            "length": self.lengths,
-            "tokens": self.tokens,
-            "truncated": self.truncated,
-            "normalised": self.normalised,
-            "replaced": self.replaced,
-            "unknown_fraction": self.unknown_fractions,
-            "key": self.keys,
-            **self.optional,
-        }
+    def column(self, name: str) -> Any:
+        """Return a column by its name in the file."""
+        if name in OPTIONAL_COLUMNS:
+            return self.optional[name]
+        return self.id if name == "_index" else getattr(self, name)
 
 
 class H5adWriter:
@@ -146,15 +128,15 @@ class H5adWriter:
             block: the rows' columns of `obs`.
             embeddings: [n, layers, dim].
         """
-        first, count = self._next, len(block.ids)
+        first, count = self._next, len(block.id)
         for index, matrix in enumerate(self._matrices):
             matrix[first : first + count] = embeddings[:, index]
-        columns = block.columns()
+        columns = {name: block.column(name) for name in self._columns}
         # In turns, so that the texts of a row lie near each other in the file.
         for start in range(0, count, _TURN):
             stop = min(start + _TURN, count)
-            for name in self._columns:
-                self._obs[name][first + start : first + stop] = columns[name][start:stop]
+            for name, column in columns.items():
+                self._obs[name][first + start : first + stop] = column[start:stop]
         self._next += count
 
     def __enter__(self) -> Self:

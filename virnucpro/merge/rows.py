@@ -162,15 +162,15 @@ def _obs_block(
         texts = [[column[index] for index in kept] for column in texts]
     ids, descriptions, keys = texts
     obs = ObsBlock(
-        ids=ids,
-        descriptions=descriptions,
-        lengths=block.length[kept],
+        id=ids,
+        description=descriptions,
+        length=block.length[kept],
         tokens=places.tokens[chosen],
         truncated=places.truncated[chosen],
         normalised=block.normalised[kept],
         replaced=block.replaced[kept],
-        unknown_fractions=(block.unknown[kept] / block.length[kept]).astype(np.float32),
-        keys=keys,
+        unknown_fraction=(block.unknown[kept] / block.length[kept]).astype(np.float32),
+        key=keys,
         optional={
             "windows": places.windows[chosen],
             "residues_start": places.residues[chosen, 0],
