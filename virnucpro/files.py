@@ -51,17 +51,11 @@ _SEALED_BY = "sha256 of the rest: "  # what its value begins with
 
 @contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to, and move it to `target` if the block succeeds.
+    """Yield the path of an empty file beside `target`, and rename it if the block succeeds.
 
     The temporary file is made at once, so that a folder that cannot be written to shows before the
     work. When the block raises, it is removed and `target` stays as it was. The folder of `target`
     is made where it is missing.
-
-    Args:
-        target: the final path.
-
-    Yields:
-        The path of an empty file in the same folder, to be written or replaced.
 
     Raises:
         OSError: writing, syncing or renaming failed; the message names `target`.
@@ -79,16 +73,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
-    """Yield a temporary directory to fill, and move it to `target` if the block succeeds.
+    """Yield a new directory beside `target`, and rename it if the block succeeds.
 
     A directory at `target` is replaced. When the block raises, the temporary directory is removed
     and `target` stays as it was. The block must sync the files that it writes.
-
-    Args:
-        target: the final path.
-
-    Yields:
-        A new directory beside `target`.
 
     Raises:
         OSError: making, syncing or renaming failed.

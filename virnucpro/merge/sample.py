@@ -82,12 +82,8 @@ def merge_sample(
         InputError: an export cannot be made, the shards have no residues that were asked for, or
             files have another format number.
     """
-    exports = exports or {}
-    split_quarantine = shards_dir / "quarantine.tsv"
-    if quarantine.resolve() == split_quarantine.resolve():
-        raise InputError(
-            "would overwrite the quarantine table of split", path=quarantine, hint="name another"
-        )
+    exports, split_quarantine = exports or {}, shards_dir / "quarantine.tsv"
+    _check_not_the_same(quarantine, split_quarantine)
     request_id = "" if request is None else read_request(request).embeddings
     check_exports(exports, lambda: itertools.chain.from_iterable(iter_id_blocks(records)))
     manifest = read_manifest(shards_dir)
@@ -129,6 +125,15 @@ def _expected_ids(records: Path, quarantine: Path) -> Iterator[str]:
         yield from printable_ids(ids)
     for row in read_quarantine(quarantine):
         yield printable_id(row.id)
+
+
+def _check_not_the_same(quarantine: Path, of_split: Path) -> None:
+    if quarantine.resolve() == of_split.resolve():
+        raise InputError(
+            "would overwrite the quarantine table of split",
+            path=quarantine,
+            hint="write the final table elsewhere",
+        )
 
 
 def _check_outputs(shards: Shards, residues: Path | None, exports: Mapping[str, Path]) -> None:
