@@ -36,6 +36,7 @@ from virnucpro import __version__
 from virnucpro.files import read_json, sha256_of, write_json
 from virnucpro.formats import EMBED_FORMAT, TRACE_COLUMNS
 from virnucpro.plan.build import plan_shard
+from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.plan import read_plan
 
 ROOT = Path(__file__).parents[1]
@@ -137,8 +138,7 @@ def plan_one(shard: Path) -> None:
         shard,
         folder / f"{shard.stem}.parquet",
         folder / f"{shard.stem}.json",
-        token_budget=4096,
-        max_sequence_length=1022,
+        PlanParameters(4096, 1022),
     )
 
 

@@ -6,7 +6,7 @@ __all__ = ["DataError", "InputError", "VirnucproError"]
 
 
 class VirnucproError(Exception):
-    """Base of every error that a user can meet. Its text is complete: place, cause and hint.
+    """Base of every error that a user can meet; its text has place, cause and hint.
 
     Attributes:
         exit_code: the status the command line ends with.
@@ -31,7 +31,7 @@ class VirnucproError(Exception):
 
 
 class InputError(VirnucproError):
-    """What the user gave (a file, an option, a combination) cannot be used."""
+    """What the user provided (a file, an option, a combination) cannot be used."""
 
     exit_code = 2
 

@@ -15,18 +15,15 @@ import hashlib
 import json
 import logging
 import os
-import re
-import secrets
 import shutil
-import socket
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from virnucpro.errors import DataError
+from virnucpro.temporary import in_use, is_abandoned, temporary_name
 
 __all__ = [
     "atomic_directory",
@@ -37,7 +34,7 @@ __all__ = [
     "remove_durably",
     "reserve",
     "scratch_directory",
-    "sha256_meanwhile",
+    "sha256_in_background",
     "sha256_of",
     "sync_directory",
     "write_bytes",
@@ -48,28 +45,17 @@ logger = logging.getLogger(__name__)
 
 # Large, so that a thread which hashes rarely has to wait for the interpreter's lock.
 _BLOCK = 1 << 24
-_NAME_BYTES = 100  # of the target's name in a temporary one, which must stay below 255
-_ABANDONED_AFTER = 24 * 3600.0  # seconds unchanged, for a writer on another machine
-# .{target}.{process space}.{process}.{random}.tmp; a library may have added a suffix of its own.
-_TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})\.(\d+)\.[0-9a-f]{8}\.tmp(\..+)?")
 _SEAL = "seal"  # the name of its entry
 _SEALED_BY = "sha256 of the rest: "  # what its value begins with
-_in_use: set[str] = set()  # the temporary names of this process
 
 
 @contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Give a temporary path to write to, and move it to `target` when the block ends well.
+    """Yield the path of an empty file beside `target`, and rename it if the block succeeds.
 
     The temporary file is made at once, so that a folder that cannot be written to shows before the
     work. When the block raises, it is removed and `target` stays as it was. The folder of `target`
     is made where it is missing.
-
-    Args:
-        target: the final path.
-
-    Yields:
-        The path of an empty file in the same folder, to be written or replaced.
 
     Raises:
         OSError: writing, syncing or renaming failed; the message names `target`.
@@ -87,16 +73,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
-    """Give a temporary directory to fill, and move it to `target` when the block ends well.
+    """Yield a new directory beside `target`, and rename it if the block succeeds.
 
     A directory at `target` is replaced. When the block raises, the temporary directory is removed
     and `target` stays as it was. The block must sync the files that it writes.
-
-    Args:
-        target: the final path.
-
-    Yields:
-        A new directory beside `target`.
 
     Raises:
         OSError: making, syncing or renaming failed.
@@ -110,7 +90,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def scratch_directory(beside: Path) -> Iterator[Path]:
-    """Give a directory for the time of the block, in the folder of `beside` and named after it."""
+    """Yield a directory for the time of the block, in the folder of `beside` and named after it."""
     with _temporary_name(beside) as scratch:
         os.mkdir(scratch)
         yield scratch
@@ -118,21 +98,20 @@ def scratch_directory(beside: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _temporary_name(target: Path) -> Iterator[Path]:
-    """Give a name beside `target` that no other writer has, and remove what is there at the end."""
+    """Yield a name beside `target` that no other writer has, and remove what is left there."""
     _make_folder(target.parent)
     _sweep(target.parent)
-    stem = os.fsdecode(os.fsencode(target.name)[:_NAME_BYTES])
-    name = f".{stem}.{_process_space()}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-    _in_use.add(name)
+    path = target.with_name(temporary_name(target))
+    in_use.add(path.name)
     try:
-        yield target.with_name(name)
+        yield path
     finally:
-        remove(target.with_name(name))
-        _in_use.discard(name)
+        remove(path)
+        in_use.discard(path.name)
 
 
 def _put_in_place(staging: Path, target: Path) -> None:
-    """Rename a directory to `target`; one that is there goes aside first, then away."""
+    """Rename a directory to `target`; one already there is moved aside first, then removed."""
     with _temporary_name(target) as old:
         if target.exists():
             os.rename(target, old)
@@ -145,7 +124,7 @@ def _put_in_place(staging: Path, target: Path) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it, each of them entered durably into the one above."""
+    """Make a folder and its parents, and flush each new entry to the disk."""
     if folder.is_dir():
         return
     _make_folder(folder.parent)
@@ -157,46 +136,14 @@ def _make_folder(folder: Path) -> None:
 @functools.cache
 def _sweep(folder: Path) -> None:
     """Remove what killed writers left in a folder; each process looks once."""
-    for name in os.listdir(folder):
-        match = _TEMPORARY.fullmatch(name)
-        if match and name not in _in_use and _is_abandoned(folder / name, match[1], int(match[2])):
-            logger.info("removing %s, which a killed writer left", folder / name)
-            remove(folder / name)
-
-
-def _is_abandoned(path: Path, space: str, process: int) -> bool:
-    """Say whether the process that made a temporary file is gone."""
-    if space == _process_space():
-        return process == os.getpid() or not _is_alive(process)
-    try:  # a process of another machine cannot be asked, but it would have gone on writing
-        return time.time() - path.stat().st_mtime > _ABANDONED_AFTER
-    except OSError:
-        return False
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # of another user
-        return True
-    return True
-
-
-@functools.cache
-def _process_space() -> str:
-    """Name where a process number means one process: this boot of this machine or container."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
-        where = boot + os.readlink("/proc/self/ns/pid")
-    except OSError:
-        where = socket.gethostname()
-    return hashlib.sha256(where.encode()).hexdigest()[:8]
+    for path in folder.iterdir():
+        if is_abandoned(path):
+            logger.info("removing %s, which a killed writer left", path)
+            remove(path)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it; the next process tries what fails."""
+    """Remove a file, or a folder with its content; what fails is left to the next process."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -208,7 +155,7 @@ def remove(path: Path) -> None:
 
 
 def remove_durably(paths: Iterable[Path]) -> list[Path]:
-    """Remove files and folders that are there, such that none comes back after a power loss.
+    """Remove those files and folders that exist, so that none reappears after a power loss.
 
     Returns:
         Those that were there.
@@ -228,7 +175,7 @@ def remove_durably(paths: Iterable[Path]) -> list[Path]:
 
 
 def give_name(path: Path, target: Path) -> None:
-    """Give a file of this process, which nobody else knows yet, another name in its folder."""
+    """Rename a file in its folder; no other process may know it yet."""
     os.rename(path, target)
 
 
@@ -249,7 +196,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def _naming(error: OSError, target: Path, temporary: Path) -> OSError:
-    """Give an error of writing with the final path: the user knows no temporary ones."""
+    """Return a write error that names the final path: users know no temporary ones."""
     if type(error) is OSError and error.errno is None:  # h5py puts the number into the text
         return OSError(f"{error}: {str(target)!r}")
     if error.errno is not None and error.filename in (None, str(temporary), temporary):
@@ -258,13 +205,13 @@ def _naming(error: OSError, target: Path, temporary: Path) -> OSError:
 
 
 def write_bytes(target: Path, content: bytes) -> None:
-    """Write `content` to `target` as one whole (see `atomic_path`)."""
+    """Write `content` to `target` atomically, see `atomic_path`."""
     with atomic_path(target) as temporary:
         temporary.write_bytes(content)
 
 
 def write_json(target: Path, value: Any, *, sealed: bool = False) -> None:
-    """Write `value` as JSON, indented and with a final newline; the same value, the same bytes.
+    """Write `value` as indented JSON with a final newline; equal values give equal bytes.
 
     Args:
         target: the file.
@@ -286,7 +233,7 @@ def _seal(value: dict[str, Any]) -> str:
 
 
 def reserve(path: Path, size: int) -> None:
-    """Reserve a file's space on the disk, so that a full disk shows before the work.
+    """Reserve a file's space on the disk, so that a full disk is noticed before the work.
 
     Args:
         path: a temporary path from `atomic_path`; made where it is missing, else kept.
@@ -345,7 +292,7 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def sha256_meanwhile(path: Path) -> Future[str]:
+def sha256_in_background(path: Path) -> Future[str]:
     """Hash a file in a thread of its own, while the caller does something else.
 
     The thread holds nobody up: a process that ends before it has the hash ends at once.

@@ -44,7 +44,7 @@ def configure(verbosity: int = 0) -> None:
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Takes a progress bar away while a line is written."""
+    """Hides the progress bar while a line is written."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with tqdm.external_write_mode(file=self.stream):
@@ -62,7 +62,7 @@ class _Formatter(logging.Formatter):
 
 @contextmanager
 def step(name: str) -> Iterator[dict[str, Any]]:
-    """Time a step; where the log is no terminal, end it with one line of JSON, however it ends.
+    """Time a step; if the log is not a terminal, end it with a line of JSON, whatever happened.
 
     The line has ``step``, ``status`` (``done``, ``failed``, or ``interrupted`` by a signal),
     ``seconds``, ``peak_memory_bytes`` (resident memory of the process), ``version`` and ``result``,

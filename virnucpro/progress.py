@@ -1,4 +1,4 @@
-"""Says how far a long piece of work is: a bar on a terminal, a line now and then in a log file."""
+"""Shows how far long work has come: a bar on a terminal, a line now and then in a log file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BAR_WITHOUT_END = "{desc}{n_fmt}{unit}, {rate_noinv_fmt}"
 
 
 class Progress:
-    """Counts what is done and shows it, unless the log is of warnings only.
+    """Counts what is done and shows it, unless only warnings are logged.
 
     On a terminal there is a bar. Elsewhere a line is logged when `interval` seconds have passed
     since the last one, and a last line at the end: a log file has no control characters.
@@ -33,7 +33,7 @@ class Progress:
         what: what it is about, a sample or a shard: stands before the bar and in the lines.
         done: how much was done before; it does not count for the rate.
         interval: seconds between two lines.
-        clock: gives seconds, rising.
+        clock: returns seconds, which only increase.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Progress:
         return seconds
 
     def close(self) -> None:
-        """Take the bar away; for work that ends before its total."""
+        """Remove the bar; for work that ends before its total."""
         if self._bar is not None:
             self._bar.close()
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.unit.store.samples import Sample, random_records
+from tests.unit.samples import Sample, random_records
 
 pytest.importorskip("sklearn")
 PAGE = Path(__file__).parents[2] / "docs" / "using_embeddings.md"

@@ -3,7 +3,7 @@
 import os
 import threading
 
-from virnucpro import files
+from virnucpro import files, temporary
 
 CALLS = ("mkdir", "open", "fsync", "replace", "rename", "unlink", "posix_fallocate")
 
@@ -50,4 +50,4 @@ class Injector:
 def new_process():
     """Let `virnucpro.files` forget what this process wrote and saw, as a new one would not know."""
     files._sweep.cache_clear()
-    files._in_use.clear()
+    temporary.in_use.clear()

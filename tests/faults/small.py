@@ -21,14 +21,16 @@ from virnucpro.embed import budget as budget_module
 from virnucpro.embed.budget import Budget, write_measured_budget
 from virnucpro.embed.shard import ShardFiles, embed_shard
 from virnucpro.files import write_json
+from virnucpro.merge.sample import merge_sample
 from virnucpro.model.weights import fetch_model
 from virnucpro.plan.build import plan_shard
+from virnucpro.plan.parameters import PlanParameters
+from virnucpro.report import figures
+from virnucpro.report import run as run_module
+from virnucpro.report.plans import plans_report
+from virnucpro.report.run import run_report
+from virnucpro.report.traces import Trace, summarise_traces
 from virnucpro.sequences.split import split
-from virnucpro.store import figures
-from virnucpro.store import report as report_module
-from virnucpro.store.merge import merge
-from virnucpro.store.report import plans_report, run_report
-from virnucpro.store.summaries import Trace, summarise_traces
 
 TOKENS = 256
 
@@ -87,10 +89,7 @@ class Small:
                 self.shards / f"{name}.fasta",
                 self.plans / f"{name}.parquet",
                 self.plans / f"{name}.json",
-                token_budget=TOKENS,
-                max_sequence_length=fast.LONGEST,
-                long_sequences="window" if self.rich else "truncate",
-                window_overlap=20,
+                PlanParameters(TOKENS, fast.LONGEST, "window" if self.rich else "truncate", 20),
                 cache_dir=self.cache,
             )
 
@@ -109,7 +108,7 @@ class Small:
 
     def merge(self) -> None:
         exports = {"parquet": "e.parquet", "npy": "e.npy", "uniprot-h5": "e.h5"}
-        merge(
+        merge_sample(
             shards_dir=self.shards,
             records=self.records,
             plans_dir=self.plans,
@@ -168,9 +167,9 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget_module, "measure_budget", lambda *_, **__: found)
     for name in ("length_distribution", "packing_efficiency", "packing_by_shard", "duplicates"):
         monkeypatch.setattr(figures, name, functools.partial(_draw, name))
-    monkeypatch.setattr(figures, "run", functools.partial(_draw, "run"))
+    monkeypatch.setattr(figures, "throughput", functools.partial(_draw, "throughput"))
 
-    def timeless(traces: Sequence[Trace], tokens_per_step: Sequence[int]) -> dict[str, Any]:
+    def timeless(traces: Sequence[Trace], tokens_per_step: Sequence[int]) -> Any:
         still = [  # no two runs share their seconds
             dataclasses.replace(
                 trace,
@@ -181,7 +180,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
         ]
         return summarise_traces(still, tokens_per_step)
 
-    monkeypatch.setattr(report_module, "summarise_traces", timeless)
+    monkeypatch.setattr(run_module, "summarise_traces", timeless)
 
 
 def _draw(name: str, *arguments: object) -> None:

@@ -81,8 +81,8 @@ def test_folder_that_cannot_be_written_to_is_named(step, small):
 def test_folder_that_cannot_be_written_to_shows_before_the_work(step, small, monkeypatch):
     """Nothing is read, verified or loaded that takes hours before the error comes."""
     from virnucpro.embed import shard
+    from virnucpro.merge import sample as merge
     from virnucpro.sequences import split
-    from virnucpro.store import merge
 
     for name in STEPS[: STEPS.index(step)]:
         getattr(small, name)()

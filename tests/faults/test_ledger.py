@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from tests.unit.store.samples import Sample, random_records
+from tests.unit.samples import Sample, random_records
 from virnucpro.errors import DataError, InputError
 from virnucpro.files import read_json
+from virnucpro.merge import rows as rows_module
 from virnucpro.plan.plan import read_plan
-from virnucpro.store import merge as merge_module
 
 
 @pytest.fixture
@@ -91,14 +91,14 @@ def test_records_changed_with_a_manifest_that_fits_are_found(sample, edit):
 @pytest.mark.parametrize("fault", ["missing", "more than once"])
 def test_rows_lost_or_doubled_while_merging_are_named_by_id(sample, monkeypatch, fault):
     """The ledger reads the file that was written, whatever the code that wrote it believes."""
-    honest = merge_module._obs_block
+    honest = rows_module._obs_block
 
     def forgetful(block, places, numbers):
         obs, chosen = honest(block, places, numbers)
-        obs.ids[3] = obs.ids[4] if fault == "more than once" else "p_unknown"
+        obs.id[3] = obs.id[4] if fault == "more than once" else "p_unknown"
         return obs, chosen
 
-    monkeypatch.setattr(merge_module, "_obs_block", forgetful)
+    monkeypatch.setattr(rows_module, "_obs_block", forgetful)
     text = refused(sample)
     assert "1 missing: 'p3'" in text
     if fault == "more than once":

@@ -24,6 +24,7 @@ from virnucpro.model.devices import select_device
 from virnucpro.model.esm2 import PackedESM2
 from virnucpro.model.weights import fetch_model
 from virnucpro.plan.build import plan_shard
+from virnucpro.plan.parameters import PlanParameters
 from virnucpro.sequences.shards import write_shard
 
 pytestmark = pytest.mark.gpu
@@ -99,8 +100,7 @@ def files(tmp_path_factory):
         folder / "00000.fasta",
         folder / "00000.parquet",
         folder / "plan.json",
-        token_budget=1024,
-        max_sequence_length=LONGEST,
+        PlanParameters(1024, LONGEST),
     )
     return ShardFiles(
         shard=folder / "00000.fasta",

@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from virnucpro.files import write_bytes, write_json
-from virnucpro.store.requests import check_request, read_request, withdraw
+from virnucpro.merge.requests import check_request, read_request, withdraw
 
 CALLS = "calls.jsonl"
 SIGNAL_SECONDS = 20.0  # Snakemake ends its jobs long before
@@ -184,7 +184,10 @@ def shard_files(job: Job, folder: str, suffix: str) -> list[str]:
 def merge(job: Job) -> None:
     request = Path(job["request"])
     made = sha(content(job["records"]), shard_files(job, "embeddings", ".npy"))
-    files = {job["output"]: f"{read_request(request)}\n{made}\n", job["quarantine"]: made}
+    files = {
+        job["output"]: f"{read_request(request).embeddings}\n{made}\n",
+        job["quarantine"]: made,
+    }
     for path in job.options.get("residues", []):
         files[path] = made
     for export in job.options.get("export", []):

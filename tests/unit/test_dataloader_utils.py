@@ -17,6 +17,7 @@ from virnucpro.data import (
     dataloader_utils,
 )
 from virnucpro.data.dataloader_utils import hide_cuda
+from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.plan import make_plan
 from virnucpro.sequences.shards import read_shard, write_shard
 
@@ -141,7 +142,7 @@ class TestPlannedBatches:
         write_shard(path, [rng.choice(letters, rng.integers(1, 60)).tobytes() for _ in range(99)])
         shard = read_shard(path)
         lengths = np.array([len(residues) for residues in shard.residues])
-        plan = make_plan(shard.keys, lengths, token_budget=100, max_sequence_length=50)
+        plan = make_plan(shard.keys, lengths, PlanParameters(100, 50))
         return SequenceDataset(path, plan=plan)
 
     @pytest.mark.parametrize(("budget", "side_by_side"), [(100, 1), (199, 1), (200, 2), (350, 3)])

@@ -8,6 +8,7 @@ import pytest
 
 from virnucpro.data import SequenceDataset
 from virnucpro.errors import DataError, InputError
+from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.plan import make_plan
 from virnucpro.sequences.alphabet import sequence_key
 from virnucpro.sequences.shards import read_shard, write_shard
@@ -26,7 +27,7 @@ def planned(tmp_path, sequences, **options):
     shard = read_shard(path)
     lengths = np.array([len(letters) for letters in shard.residues])
     options = {"token_budget": 12, "max_sequence_length": 10, **options}
-    return path, make_plan(shard.keys, lengths, **options)
+    return path, make_plan(shard.keys, lengths, PlanParameters(**options))
 
 
 SEQUENCES = [b"MKV", b"MKVAWL", b"A", b"WWWWWWWWWWLLL", b"MKVAWLA"]

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from virnucpro import files
+from virnucpro import files, temporary
 from virnucpro.errors import DataError
 
 
@@ -122,12 +122,12 @@ def test_hash_is_that_of_all_bytes(tmp_path, size):
     path.write_bytes(bytes(range(256)) * (size // 256) + bytes(size % 256))
     expected = hashlib.sha256(path.read_bytes()).hexdigest()
     assert files.sha256_of(path) == expected
-    assert files.sha256_meanwhile(path).result() == expected
+    assert files.sha256_in_background(path).result() == expected
 
 
 def test_hashing_meanwhile_hands_on_what_went_wrong(tmp_path):
     with pytest.raises(FileNotFoundError):
-        files.sha256_meanwhile(tmp_path / "absent").result()
+        files.sha256_in_background(tmp_path / "absent").result()
 
 
 @pytest.mark.fault(7)
@@ -165,7 +165,7 @@ def leave(folder, space, process):
 def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path):
     ended = subprocess.Popen(["true"])
     ended.wait()
-    here = files._process_space()
+    here = temporary._process_space()
     dead = leave(tmp_path, here, ended.pid)
     alive = leave(tmp_path, here, os.getppid())
     elsewhere = leave(tmp_path, "0" * 8, 4)
@@ -184,7 +184,7 @@ def test_a_process_does_not_wait_for_a_hash_that_it_does_not_need(tmp_path):
     path = tmp_path / "pipe"  # nobody writes: reading it never ends
     os.mkfifo(path)
     code = (
-        "import sys; from pathlib import Path; from virnucpro.files import sha256_meanwhile\n"
-        "sha256_meanwhile(Path(sys.argv[1]))\n"
+        "import sys; from pathlib import Path; from virnucpro.files import sha256_in_background\n"
+        "sha256_in_background(Path(sys.argv[1]))\n"
     )
     subprocess.run([sys.executable, "-c", code, str(path)], check=True, timeout=60)

@@ -1,4 +1,4 @@
-"""The layers import downwards only; this is what keeps the package's parts separable."""
+"""Imports go downwards only, which keeps the package's parts separable."""
 
 import ast
 from pathlib import Path
@@ -8,44 +8,90 @@ import pytest
 import virnucpro
 
 PACKAGE = Path(virnucpro.__file__).parent
-SHARED = {"errors", "files", "formats", "log", "progress"}
-# Each layer with those it may use, beside itself and SHARED.
+# Each part with those that it may import beside itself, in the order of the data: what a part may
+# import stands above it here. The modules of one file come first; all parts use them.
+SHARED = {
+    "errors": set(),
+    "temporary": set(),
+    "files": {"errors", "temporary"},
+    "formats": {"errors", "files"},
+    "progress": set(),
+    "log": {"errors"},
+}
 LAYERS = {
     "sequences": set(),
     "plan": {"sequences"},
     "data": {"sequences", "plan"},
     "model": set(),
     "embed": {"sequences", "plan", "data", "model"},
-    "store": {"sequences", "plan"},
-    "cli": {"sequences", "plan", "data", "model", "embed", "store"},
+    "merge": {"sequences", "plan"},
+    "report": {"sequences", "plan", "merge"},
+    "cli": {"sequences", "plan", "data", "model", "embed", "merge", "report"},
+}
+ALLOWED = {
+    **SHARED,
+    **{layer: below | set(SHARED) for layer, below in LAYERS.items()},
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+PARTS = {path.stem: [path] for path in PACKAGE.glob("*.py")} | {
+    path.parent.name: sorted(path.parent.rglob("*.py")) for path in PACKAGE.glob("*/__init__.py")
 }
 
 
-def imported(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+def imports(source):
+    """Yield the line and the full name of everything that is imported, at any depth."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: write the whole name in place of dots"
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_layer_imports_only_what_stands_below_it(layer):
-    allowed = LAYERS[layer] | SHARED | {layer}
-    for path in sorted((PACKAGE / layer).rglob("*.py")):
-        for module in imported(path):
-            if not module.startswith("virnucpro."):
-                continue
-            inner = module.removeprefix("virnucpro.")
-            assert any(inner == name or inner.startswith(f"{name}.") for name in allowed), (
-                f"{path.relative_to(PACKAGE)} imports {module}"
-            )
+def upward(part, source):
+    """List the imports of a part's module that the order does not allow, a sentence each."""
+    reachable = ALLOWED[part] | {part}
+    listed = ", ".join(sorted(ALLOWED[part])) or "nothing"
+    return [
+        f"line {line} imports {name}, but {part} may import {listed} only"
+        for line, name in imports(source)
+        if name.startswith("virnucpro.") and name.split(".")[1] not in {*reachable, "__version__"}
+    ]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_part_imports_only_what_stands_below_it(part):
+    found = [
+        f"{path.relative_to(PACKAGE)}: {problem}"
+        for path in PARTS[part]
+        for problem in upward(part, path.read_text())
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import virnucpro.cli",
+        "from virnucpro import report",
+        "def late():\n    from virnucpro.report.pages import summary_page",
+    ],
+)
+def test_upward_import_is_found_however_it_is_written(source):
+    (problem,) = upward("merge", source)
+    assert "but merge may import errors, files, formats, log, plan, progress, sequences" in problem
+
+
+def test_every_part_is_listed_and_none_imports_in_a_circle():
+    assert set(ALLOWED) == set(PARTS)
+    above = set()
+    for part in (*SHARED, *LAYERS):
+        assert LAYERS.get(part, SHARED.get(part)) <= above, f"{part} stands above what it imports"
+        above.add(part)
 
 
 def test_snakemake_is_imported_nowhere():
     for path in PACKAGE.rglob("*.py"):
-        assert not any(module.split(".")[0] == "snakemake" for module in imported(path)), path
-
-
-def test_every_layer_is_listed():
-    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(LAYERS)
+        names = [name.split(".")[0] for _, name in imports(path.read_text())]
+        assert "snakemake" not in names, path

@@ -7,8 +7,8 @@ import pytest
 
 from tests.workflow.snakemake_runs import ROOT
 from virnucpro import formats
+from virnucpro.merge.exports import EXPORTS
 from virnucpro.model.config import KNOWN_MODELS
-from virnucpro.store.exports import EXPORTS
 
 
 def constant(name: str) -> object:

@@ -1,9 +1,9 @@
 """The command line: each command is a thin layer over one function.
 
-The commands stand in the order of the data's way, a module a step; what several of them share is in
-`options`. What uses torch is imported inside the command: a GPU is claimed before that (`device`).
-They print to standard error (`model list` to standard output), and end with 0 (done), 1 (failed), 2
-(bad input or usage), 130 (interrupted, Ctrl-C) or 143 (ended by SIGTERM).
+Each step has a module, and the commands are listed in the order in which they are run; what several
+of them share is in `options`. What uses torch is imported inside the command, after a GPU was
+claimed (`device`). They print to standard error (`model list` to standard output), and end with 0
+(done), 1 (failed), 2 (bad input or usage), 130 (interrupted, Ctrl-C) or 143 (ended by SIGTERM).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import click
 
 from virnucpro import __version__, log
 from virnucpro.cli import budget, embed, merge, model, plan, report, split, withdraw
-from virnucpro.cli.options import InOrder
+from virnucpro.cli.options import OrderedGroup
 from virnucpro.errors import VirnucproError
 
 __all__ = ["cli", "main"]
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 @click.group(
-    cls=InOrder,
+    cls=OrderedGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="virnucpro")

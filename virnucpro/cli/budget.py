@@ -33,7 +33,7 @@ __all__ = ["budget"]
 @click.option("--out", required=True, type=FILE, help="Token budget to write (JSON).")
 @device_option
 @dtype_option
-@planned_tokens_option("--plan-token-budget", help="Tokens of a planned batch.")
+@planned_tokens_option("--plan-token-budget", help="Tokens per planned batch.")
 @max_sequence_length_option
 @layers_option(help="A layer that jobs will pool; may be given several times.")
 @pooling_option
@@ -44,9 +44,9 @@ __all__ = ["budget"]
 @step("budget", "device", "dtype", "backend", "tokens_per_step")
 def budget(weights: Path, receipt: Path, out: Path, cache_dir: Path | None, **options: Any) -> Any:
     """Measure how many tokens a step should compute on this device."""
-    from virnucpro.cli.device import before_torch
+    from virnucpro.cli.device import claim_gpu
 
-    options["device"], sha256 = before_torch(options["device"], weights, cache_dir)
+    options["device"], sha256 = claim_gpu(options["device"], weights, cache_dir)
     from virnucpro.embed.budget import write_measured_budget
 
     return write_measured_budget(

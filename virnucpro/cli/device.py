@@ -7,12 +7,12 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from virnucpro.embed.device_lock import claim_device
-from virnucpro.files import sha256_meanwhile
+from virnucpro.files import sha256_in_background
 
-__all__ = ["before_torch"]
+__all__ = ["claim_gpu"]
 
 
-def before_torch(device: str, weights: Path, cache_dir: Path | None) -> tuple[str, Future[str]]:
+def claim_gpu(device: str, weights: Path, cache_dir: Path | None) -> tuple[str, Future[str]]:
     """Claim a device, and begin what can go on beside the imports.
 
     Args:
@@ -25,5 +25,5 @@ def before_torch(device: str, weights: Path, cache_dir: Path | None) -> tuple[st
     """
     if cache_dir is not None:
         os.environ.setdefault("TRITON_CACHE_DIR", str((cache_dir / "triton").absolute()))
-    sha256 = sha256_meanwhile(weights)
+    sha256 = sha256_in_background(weights)
     return claim_device(device), sha256

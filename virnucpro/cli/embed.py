@@ -18,6 +18,7 @@ from virnucpro.cli.options import (
     layers_option,
     output_dtype_option,
     pooling_option,
+    pseudo_perplexity_option,
     shard_argument,
     step,
     weights_option,
@@ -30,7 +31,7 @@ __all__ = ["embed"]
 @shard_argument
 @click.option("--plan", required=True, type=FILE, help="Plan of the shard (Parquet).")
 @weights_option
-@click.option("--model-receipt", required=True, type=FILE, help="Their receipt.")
+@click.option("--model-receipt", required=True, type=FILE, help="Receipt of the weights.")
 @click.option("--budget", required=True, type=FILE, help="Measured token budget (JSON).")
 @click.option("--embeddings", required=True, type=FILE, help="Array to write (.npy).")
 @click.option("--receipt", required=True, type=FILE, help="Receipt to write (JSON).")
@@ -39,15 +40,9 @@ __all__ = ["embed"]
 @dtype_option
 @layers_option(help="A layer to pool: 1 is the first, -1 the last; may be given several times.")
 @pooling_option
-@click.option(
-    "--pseudo-perplexity",
-    type=click.Choice(["none", "one-pass"]),
-    default="none",
-    show_default=True,
-    help="Score each sequence by the model's own likelihood of it, nothing being masked.",
-)
+@pseudo_perplexity_option
 @output_dtype_option(["float32", "float16"], help="What the embeddings are written in.")
-@click.option("--token-budget", type=POSITIVE, help="Upper limit of the tokens of a step.")
+@click.option("--token-budget", type=POSITIVE, help="Maximum tokens per step.")
 @cache_dir_option(help="Keeps compiled kernels.")
 @format_option("embeddings", formats.EMBED_FORMAT)
 @step(
@@ -55,17 +50,17 @@ __all__ = ["embed"]
     *("shard", "sequences", "model", "device", "backend", "compute_dtype", "tokens_per_step"),
     *("steps", "retries", "recomputed_float32"),
 )
-def embed(cache_dir: Path | None, **given: Any) -> Any:
-    """Run ESM-2 over a planned shard and write one vector a sequence.
+def embed(cache_dir: Path | None, **options: Any) -> Any:
+    """Run ESM-2 over a planned shard and write one vector per sequence.
 
-    With `--pooling=none` and `--pseudo-perplexity` more arrays are written beside, as
+    With `--pooling=none` and `--pseudo-perplexity`, further arrays are written beside it:
     SHARD.residues.npy and SHARD.pseudo_perplexity.npy.
     """
-    from virnucpro.cli.device import before_torch
+    from virnucpro.cli.device import claim_gpu
 
-    given["device"], sha256 = before_torch(given["device"], given["weights"], cache_dir)
+    options["device"], sha256 = claim_gpu(options["device"], options["weights"], cache_dir)
     from virnucpro.embed.shard import EmbedOptions, ShardFiles, embed_shard
 
     names = ShardFiles.__dataclass_fields__
-    files = ShardFiles(**{name: given.pop(name) for name in names})
-    return embed_shard(files, EmbedOptions(**given), sha256)
+    files = ShardFiles(**{name: options.pop(name) for name in names})
+    return embed_shard(files, EmbedOptions(**options), sha256)

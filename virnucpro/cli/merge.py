@@ -35,7 +35,9 @@ def _exports(
 
 
 @click.command()
-@click.option("--request", type=FILE, help="What `withdraw` wrote: the result carries its id.")
+@click.option(
+    "--request", type=FILE, help="Request that `withdraw` wrote; embeddings.h5ad will carry its id."
+)
 @shards_option
 @records_option
 @plans_option
@@ -43,7 +45,9 @@ def _exports(
 @click.option("--output", required=True, type=FILE, help="AnnData file to write (.h5ad).")
 @click.option("--quarantine", required=True, type=FILE, help="Records left out, and why (TSV).")
 @click.option(
-    "--residues", type=FILE, help="Residues to write (HDF5); of shards with --pooling=none."
+    "--residues",
+    type=FILE,
+    help="Residues to write (HDF5), of shards embedded with --pooling=none.",
 )
 @click.option(
     "--export",
@@ -56,7 +60,7 @@ def _exports(
 @format_option("merged embeddings", formats.MERGE_FORMAT)
 @step("merge", "read", "embedded", "quarantined", "truncated", "normalised")
 def merge(**options: Any) -> Any:
-    """Put embeddings into input order; account for every record once."""
-    from virnucpro.store.merge import merge as merge_shards
+    """Put embeddings into input order, and account for every record."""
+    from virnucpro.merge.sample import merge_sample
 
-    return merge_shards(**options)
+    return merge_sample(**options)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from virnucpro import formats
-from virnucpro.cli.options import DIRECTORY, FILE, InOrder, format_option, step
+from virnucpro.cli.options import DIRECTORY, FILE, OrderedGroup, format_option, step
 
 __all__ = ["model"]
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 _MODELS = Path("resources/models")  # of the workflow
 
 
-@click.group(cls=InOrder)
+@click.group(cls=OrderedGroup)
 def model() -> None:
     """List, fetch and check model weights."""
 

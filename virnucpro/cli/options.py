@@ -19,7 +19,7 @@ __all__ = [
     "FILE",
     "POSITIVE",
     "Command",
-    "InOrder",
+    "OrderedGroup",
     "cache_dir_option",
     "device_option",
     "dtype_option",
@@ -60,7 +60,7 @@ max_sequence_length_option = click.option(
     type=POSITIVE,
     default=1022,
     show_default=True,
-    help="Most residues of a sequence that the model gets.",
+    help="Maximum residues of a sequence that the model computes at once.",
 )
 # What the steps before have written, for those that read it all.
 shards_option = click.option(
@@ -91,14 +91,14 @@ pseudo_perplexity_option = click.option(
     type=click.Choice(["none", "one-pass"]),
     default="none",
     show_default=True,
-    help="Also give each sequence's score, of one pass in which nothing is masked.",
+    help="Also score each sequence by the model's likelihood of it, in one pass without masking.",
 )
 pooling_option = click.option(
     "--pooling",
     type=click.Choice(["mean", "cls", "max", "none"]),
     default="mean",
     show_default=True,
-    help="How residues become one vector; none keeps each residue, beside their mean.",
+    help="How residues become one vector; `none` keeps every residue, and their mean.",
 )
 
 
@@ -164,9 +164,9 @@ def _pick(returned: Any, facts: tuple[str, ...]) -> dict[str, Any]:
     return {fact: getattr(returned, fact) for fact in facts}
 
 
-class InOrder(click.Group):
-    """Lists its commands in the order of the data's way, not of the alphabet."""
+class OrderedGroup(click.Group):
+    """Lists its commands in the order in which they are run, not alphabetically."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
-        """Give them as they were added."""
+        """Return them as they were added."""
         return list(self.commands)

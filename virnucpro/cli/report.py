@@ -11,7 +11,7 @@ from virnucpro import formats
 from virnucpro.cli.options import (
     DIRECTORY,
     FILE,
-    InOrder,
+    OrderedGroup,
     cache_dir_option,
     embeddings_option,
     format_option,
@@ -37,9 +37,9 @@ _rates_option = cache_dir_option(help="Where measured rates are kept.")
 _report_format_option = format_option("report", formats.REPORT_FORMAT)
 
 
-@click.group(cls=InOrder)
+@click.group(cls=OrderedGroup)
 def report() -> None:
-    """Report what is planned, and what came to pass."""
+    """Report what was planned and what was achieved."""
 
 
 @report.command("plans")
@@ -47,7 +47,7 @@ def report() -> None:
 @plans_option
 @_json_option
 @_tsv_option
-@click.option("--records", type=FILE, help="Records, to count what duplicates save.")
+@click.option("--records", type=FILE, help="records.parquet, to count what duplicates save.")
 @_rates_option
 @click.option("--model", help="Name of the model: adds GPU hours, wall time and disk space.")
 @layers_option(help="Layers that will be kept.")
@@ -58,17 +58,17 @@ def report() -> None:
 def report_plans(
     model: str | None, layers: tuple[int, ...], pooling: str, output_dtype: str, **options: Any
 ) -> Any:
-    """Sum up all plans: efficiency and estimated cost, before any GPU."""
+    """Sum up all plans: efficiency and estimated cost, before a GPU is used."""
     from virnucpro.model.config import KNOWN_MODELS
-    from virnucpro.store.cost import Wanted
-    from virnucpro.store.report import plans_report
+    from virnucpro.report.cost import Workload
+    from virnucpro.report.plans import plans_report
 
-    wanted = None
+    workload = None
     if model is not None:
         known = KNOWN_MODELS.get(model)
         dim = known.dim if known else None
-        wanted = Wanted(model, dim, len(layers), output_dtype, residues=pooling == "none")
-    return plans_report(**options, wanted=wanted)
+        workload = Workload(model, dim, len(layers), output_dtype, residues=pooling == "none")
+    return plans_report(**options, workload=workload).as_json()
 
 
 @report.command("run")
@@ -85,9 +85,9 @@ def report_plans(
 @step("report run", "sample", "ledger", "measured")
 def report_run(**options: Any) -> Any:
     """Compare plan and run, with figures."""
-    from virnucpro.store.report import run_report
+    from virnucpro.report.run import run_report
 
-    return run_report(**options)
+    return run_report(**options).as_json()
 
 
 @report.command("overview")
@@ -99,8 +99,8 @@ def report_run(**options: Any) -> Any:
 def report_overview(samples: tuple[str, ...], results: Path, report_dir: Path) -> None:
     """Put all SAMPLES into one table, and map their embeddings.
 
-    The map is of principal components, and of UMAP where umap-learn is installed.
+    The maps show principal components, and UMAP where umap-learn is installed.
     """
-    from virnucpro.store.overview import overview
+    from virnucpro.report.overview import overview
 
     overview(results, samples, report_dir=report_dir)

@@ -23,28 +23,28 @@ __all__ = ["split"]
     type=POSITIVE,
     default=100_000_000,
     show_default=True,
-    help="Most tokens of a shard.",
+    help="Maximum tokens per shard.",
 )
 @click.option(
     "--max-invalid-fraction",
     type=click.FloatRange(0, 1),
     default=0.5,
     show_default=True,
-    help="Quarantine records in which more of the letters become X.",
+    help="Quarantine records of which a larger fraction of the letters becomes X.",
 )
 @click.option(
     "--max-unknown-fraction",
     type=click.FloatRange(0, 1),
     default=0.9,
     show_default=True,
-    help="Quarantine records in which more of the residues are X, B, Z, J or replaced.",
+    help="Quarantine records of which a larger fraction of the residues is X, B, Z, J or replaced.",
 )
 @click.option(
     "--max-record-residues",
     type=POSITIVE,
     default=100_000,
     show_default=True,
-    help="Quarantine longer records.",
+    help="Quarantine records with more residues.",
 )
 @click.option(
     "--input-type",
@@ -58,38 +58,41 @@ __all__ = ["split"]
     type=click.Choice(["first_word", "whole_header"]),
     default="first_word",
     show_default=True,
-    help="What of a header is the id.",
+    help="Which part of a header is the id.",
 )
 @click.option(
     "--duplicate-ids",
     type=click.Choice(["error", "suffix"]),
     default="error",
     show_default=True,
-    help="What to do with an id that stands on two records.",
+    help="What to do when two records have the same id.",
 )
 @click.option(
     "--empty-samples",
     type=click.Choice(["error", "keep"]),
     default="error",
     show_default=True,
-    help="What to do where no record is accepted; `keep` writes one empty shard.",
+    help="What to do when no record is accepted; `keep` writes one empty shard.",
 )
 @click.option(
     "--exports",
     multiple=True,
     metavar="FORMAT",
-    help="Refuse ids that this export of `merge` cannot have; may be given several times.",
+    help="Refuse ids that this export of `merge` cannot hold; may be given several times.",
 )
 @click.option(
-    "--sha256", multiple=True, metavar="HEX", help="What a file has to be, one for each, in order."
+    "--sha256",
+    multiple=True,
+    metavar="HEX",
+    help="Expected SHA-256 of each FASTA file, in their order.",
 )
 @format_option("split", formats.SPLIT_FORMAT)
 @step("split", "sample", "records")
 def split(fasta: tuple[Path, ...], shards: Path, **options: Any) -> Any:
     """Read FASTA files, account for every record, and write shards.
 
-    A shard holds distinct sequences. Plain, gz, bz2, xz and zst files are told apart by their
-    content; ``-`` is standard input.
+    A shard holds distinct sequences. Plain, gz, bz2, xz and zst files are recognised by
+    their content; ``-`` is standard input.
     """
     from virnucpro.sequences.split import split as split_fasta
 

@@ -14,14 +14,14 @@ __all__ = ["withdraw"]
 @click.command()
 @click.argument("earlier", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--request", required=True, type=FILE, help="Request to write (JSON).")
-@click.option("--embeddings", default="", help="What embeddings.h5ad is going to say of itself.")
+@click.option("--embeddings", default="", help="Id that embeddings.h5ad will carry.")
 @step("withdraw", "request", "withdrawn")
 def withdraw(earlier: tuple[Path, ...], request: Path, embeddings: str) -> dict[str, object]:
-    """Take EARLIER results away, and leave a request for new ones.
+    """Remove EARLIER results, and then write a request for new ones.
 
-    Once the request is there, no result is that was made for another one.
+    Once the request is there, no result of another request is left.
     """
-    from virnucpro.store.requests import withdraw as withdraw_results
+    from virnucpro.merge.requests import withdraw as withdraw_results
 
     withdrawn = withdraw_results(list(earlier), request, embeddings)
     return {"request": str(request), "withdrawn": [str(path) for path in withdrawn]}

@@ -39,7 +39,7 @@ from virnucpro.files import (
     atomic_path,
     read_json,
     remove,
-    sha256_meanwhile,
+    sha256_in_background,
     sha256_of,
     write_bytes,
     write_json,
@@ -146,7 +146,7 @@ def embed_shard(
         _clear(files, options)
         return finished
 
-    sha256 = weights_sha256 or sha256_meanwhile(files.weights)
+    sha256 = weights_sha256 or sha256_in_background(files.weights)
     load = partial(
         load_model,
         *(files.weights, files.model_receipt),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from virnucpro.files import sha256_meanwhile
+from virnucpro.files import sha256_in_background
 from virnucpro.model.esm2 import PackedESM2
 from virnucpro.model.float8 import Float8ESM2
 from virnucpro.model.weights import load_weights, verify_model
@@ -46,7 +46,7 @@ def load_model(
         InputError: a file has another format number, or the weights have no head.
     """
     start = time.perf_counter()
-    sha256 = sha256 or sha256_meanwhile(weights)
+    sha256 = sha256 or sha256_in_background(weights)
     kind = Float8ESM2 if dtype == torch.float8_e4m3fn else PackedESM2
     config, state = load_weights(weights, None)
     model = kind.from_state_dict(config, state, dtype=dtype, device=device, head=head)

@@ -72,7 +72,7 @@ def sorted_padding_tokens(tokens: NDArray[Any], budget: int) -> int:
 
 
 def unsorted_padding_tokens(tokens: NDArray[Any], budget: int) -> int:
-    """Count the tokens computed, padding included, when items stay in the order given.
+    """Count the tokens computed, padding included, when items keep their order.
 
     Args:
         tokens: [items] tokens, each from 1 to `budget`, in their order.
@@ -99,7 +99,7 @@ def unsorted_padding_tokens(tokens: NDArray[Any], budget: int) -> int:
 
 
 def _histogram(tokens: NDArray[Any], budget: int) -> list[tuple[int, int]]:
-    """Give (tokens, how many items have them), rising."""
+    """Return (tokens, how many items have them), fewest tokens first."""
     _check(tokens, budget)
     counts = np.bincount(tokens)
     lengths = np.flatnonzero(counts)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from virnucpro.files import write_json
-from virnucpro.plan.cache import PlanCache, plan_address
-from virnucpro.plan.items import check_parameters, key_array
-from virnucpro.plan.plan import Plan, make_plan, plan_parameters, write_plan
-from virnucpro.plan.report import efficiency_report
+from virnucpro.files import write_bytes
+from virnucpro.plan.cache import CacheEntry, PlannedShard
+from virnucpro.plan.items import key_array
+from virnucpro.plan.parameters import PlanParameters
+from virnucpro.plan.plan import make_plan, plan_bytes
+from virnucpro.plan.report import PlanReport, efficiency_report, write_report
 from virnucpro.sequences.shards import read_shard
 
 __all__ = ["plan_shard"]
@@ -24,82 +24,63 @@ def plan_shard(
     shard: Path,
     plan_path: Path,
     report_path: Path,
+    parameters: PlanParameters,
     *,
-    token_budget: int,
-    max_sequence_length: int,
-    long_sequences: str = "truncate",
-    window_overlap: int = 0,
     cache_dir: Path | None = None,
-) -> Plan:
+) -> PlanReport:
     """Plan a shard, or take its plan from the cache, and write plan and report.
 
     Args:
         shard: the shard FASTA.
         plan_path: the Parquet file to write.
         report_path: the JSON report to write.
-        token_budget: tokens that a batch holds.
-        max_sequence_length: residues that an item has at most.
-        long_sequences: "truncate" or "window".
-        window_overlap: residues that neighbouring windows share at least.
+        parameters: how to plan.
         cache_dir: the cache folder; None for no cache.
 
     Returns:
-        The plan.
+        The report.
 
     Raises:
         InputError: the parameters do not go together.
-        DataError: the shard is missing or damaged.
+        DataError: the shard is missing; or it is damaged and had to be read.
         OSError: a file cannot be written.
     """
-    check_parameters(token_budget, max_sequence_length, long_sequences, window_overlap)
+    parameters.check()
+    entry = None if cache_dir is None else CacheEntry(cache_dir, shard, parameters)
+    planned = entry.get() if entry else None
+    if entry:
+        logger.info("plan cache %s %s", "hit" if planned else "miss", entry.address)
+    if planned is None:
+        planned = _plan(shard, parameters)
+        if entry:
+            entry.put(planned)
+    write_bytes(plan_path, planned.content)
+    write_report(report_path, planned.report)
+    _log(planned.report)
+    return planned.report
+
+
+def _plan(shard: Path, parameters: PlanParameters) -> PlannedShard:
     sequences = read_shard(shard)
-    keys = key_array(sequences.keys)
-    lengths = np.fromiter(map(len, sequences.residues), np.int64, len(sequences.residues))
-    parameters = plan_parameters(token_budget, max_sequence_length, long_sequences, window_overlap)
-    cache = None if cache_dir is None else PlanCache(cache_dir)
-    address = plan_address(keys, lengths, parameters)
-    plan = cache.get(keys, lengths, parameters) if cache else None
-    if cache:
-        logger.info("plan cache %s %s", "hit" if plan else "miss", address)
-    if plan is None:
-        plan = make_plan(
-            keys,
-            lengths,
-            token_budget=token_budget,
-            max_sequence_length=max_sequence_length,
-            long_sequences=long_sequences,
-            window_overlap=window_overlap,
-        )
-        if cache:
-            cache.put(address, plan)
-    # Never a copy of the cached file: this writes what was verified, and always the same bytes.
-    write_plan(plan, plan_path)
-    report = efficiency_report(plan, lengths)
-    report = {"format": report.pop("format"), "shard": shard.stem, **report}
-    write_json(report_path, report, sealed=True)
-    _log(report)
-    return plan
+    lengths = np.fromiter(map(len, sequences.residues), np.int64, len(sequences))
+    plan = make_plan(key_array(sequences.keys), lengths, parameters)
+    return PlannedShard(plan_bytes(plan), efficiency_report(shard.stem, plan, lengths))
 
 
-def _log(report: dict[str, Any]) -> None:
+def _log(report: PlanReport) -> None:
+    packing, longest = report.packing, report.parameters.max_sequence_length
     logger.info(
         "shard %s: %d sequences, %d tokens in %d batches of %d, %.2f%% real",
-        *(report[name] for name in ("shard", "sequences", "tokens", "batches", "token_budget")),
-        100 * report["efficiency"],
+        *(report.shard, packing.sequences, packing.tokens, packing.batches),
+        *(report.parameters.token_budget, 100 * packing.efficiency),
     )
-    if report["truncated_sequences"]:
+    if packing.truncated_sequences:
         logger.warning(
             "shard %s: %d sequences exceed %d residues and are truncated, %d residues are lost",
-            report["shard"],
-            report["truncated_sequences"],
-            report["max_sequence_length"],
-            report["truncated_residues"],
+            *(report.shard, packing.truncated_sequences, longest, packing.truncated_residues),
         )
-    if report["windowed_sequences"]:
+    if packing.windowed_sequences:
         logger.info(
             "shard %s: %d sequences exceed %d residues and are computed in %d windows",
-            report["shard"],
-            report["windowed_sequences"],
-            report["max_sequence_length"],
-            report["windows"],
+            *(report.shard, packing.windowed_sequences, longest, packing.windows),
         )

@@ -79,7 +79,7 @@ def first_fit_decreasing(
 
 
 def longest_first(lengths: NDArray[Any]) -> NDArray[np.int64]:
-    """Give the item numbers sorted by falling length; ties keep their order.
+    """Return the item numbers, longest first; ties keep their order.
 
     Args:
         lengths: [items] whole numbers, not negative.
@@ -96,7 +96,7 @@ def longest_first(lengths: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def batch_offsets(batch: NDArray[Any]) -> NDArray[np.int64]:
-    """Give where each batch starts: [batches + 1] int64, from sorted batch numbers 0, 1, ..."""
+    """Return where each batch starts: [batches + 1] int64, from sorted batch numbers 0, 1, ..."""
     batches = int(batch[-1]) + 1 if batch.size else 0
     return np.searchsorted(batch, np.arange(batches + 1)).astype(np.int64)
 
@@ -110,7 +110,7 @@ def place_histogram(histogram: IntArray, budget: int) -> IntArray:
 
     Returns:
         The placements, [placements, 4]: first bin, number of bins, items put into each, items that
-        each held before; they follow the items sorted by falling length.
+        each held before; they follow the items, longest first.
     """
     lengths = np.flatnonzero(histogram)[::-1]
     shortest = int(lengths[-1])

@@ -1,4 +1,4 @@
-"""Items: the parts of sequences that are computed, and the parameters that decide them."""
+"""Items: the parts of sequences that are computed."""
 
 from __future__ import annotations
 
@@ -8,46 +8,32 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.errors import InputError
-from virnucpro.plan.first_fit import SPECIAL_TOKENS
+from virnucpro.plan.parameters import PlanParameters
 from virnucpro.sequences.alphabet import KEY_BYTES
 
 __all__ = [
-    "LONG_SEQUENCES",
     "Items",
-    "check_parameters",
     "count_windows",
     "cut_items",
+    "increasing",
     "key_array",
     "represented",
-    "rising",
 ]
-
-#: What can be done with sequences over the maximum length: keep the N-terminal part, or compute all
-#: of it in overlapping windows of the maximum length.
-LONG_SEQUENCES = ("truncate", "window")
 
 
 class Items(NamedTuple):
-    """Items of a shard, in the order of their rows and starts; all arrays are [items].
+    """Items of a shard, in the order of their rows and starts."""
 
-    Attributes:
-        row: number of the item's sequence in the shard.
-        start: its first residue, from 0.
-        end: one past its last residue.
-        truncated: whether the sequence was cut and the rest is not computed.
-    """
-
-    row: NDArray[np.int64]
-    start: NDArray[np.int64]
-    end: NDArray[np.int64]
-    truncated: NDArray[np.bool_]
+    row: NDArray[np.int64]  # [items] numbers of the sequences in the shard
+    start: NDArray[np.int64]  # [items] first residue, from 0
+    end: NDArray[np.int64]  # [items] one past the last residue
+    truncated: NDArray[np.bool_]  # [items] whether the rest of the sequence is not computed
 
 
 def count_windows(
     lengths: NDArray[np.int64], max_sequence_length: int, window_overlap: int
 ) -> NDArray[np.int64]:
-    """Count the windows of sequences: as few as have the length and the overlap asked for.
+    """Count the windows of each sequence: the fewest with this length and overlap.
 
     Args:
         lengths: [sequences] residues, at least 1 each.
@@ -62,12 +48,7 @@ def count_windows(
     return windows
 
 
-def cut_items(
-    lengths: NDArray[np.int64],
-    max_sequence_length: int,
-    long_sequences: str,
-    window_overlap: int = 0,
-) -> Items:
+def cut_items(lengths: NDArray[np.int64], parameters: PlanParameters) -> Items:
     """Make the items of sequences.
 
     All windows have the maximum length, and they are spread evenly: window i of n starts at residue
@@ -76,15 +57,14 @@ def cut_items(
 
     Args:
         lengths: [sequences] residues, at least 1 each.
-        max_sequence_length: residues that an item has at most.
-        long_sequences: one of `LONG_SEQUENCES`.
-        window_overlap: residues that neighbouring windows share at least; for "window" only.
+        parameters: what becomes of those that are too long.
     """
-    if long_sequences == "truncate":
+    max_sequence_length = parameters.max_sequence_length
+    if parameters.long_sequences == "truncate":
         row = np.arange(len(lengths))
         end = np.minimum(lengths, max_sequence_length)
         return Items(row, np.zeros_like(row), end, lengths > max_sequence_length)
-    windows = count_windows(lengths, max_sequence_length, window_overlap)
+    windows = count_windows(lengths, max_sequence_length, parameters.window_overlap)
     row = np.repeat(np.arange(len(lengths)), windows)
     number = np.arange(row.size) - np.repeat(np.cumsum(windows) - windows, windows)
     beyond = np.maximum(lengths - max_sequence_length, 0)[row]
@@ -96,7 +76,7 @@ def cut_items(
 def represented(
     row: NDArray[Any], start: NDArray[Any], end: NDArray[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Give the residues that each item stands for, so that each residue is taken once.
+    """Return the residues that each item stands for, so that each residue is taken once.
 
     Where windows overlap, a residue is taken from the one in which it stands farthest from an edge,
     and from the first of two that are equal.
@@ -121,33 +101,6 @@ def represented(
     return kept[0], kept[1]
 
 
-def check_parameters(
-    token_budget: int, max_sequence_length: int, long_sequences: str, window_overlap: int
-) -> None:
-    """Refuse parameters that cannot make a plan.
-
-    Raises:
-        InputError: says which, and what would do.
-    """
-    if long_sequences not in LONG_SEQUENCES:
-        raise InputError(
-            f"long sequences are {long_sequences!r}, expected {' or '.join(LONG_SEQUENCES)}"
-        )
-    if max_sequence_length < 1:
-        raise InputError(f"the maximum sequence length is {max_sequence_length}, not at least 1")
-    if long_sequences == "window" and not 0 <= window_overlap < max_sequence_length:
-        raise InputError(
-            f"windows of {max_sequence_length} residues cannot overlap by {window_overlap}",
-            hint="the overlap is at least 0 and less than the maximum sequence length",
-        )
-    if token_budget < max_sequence_length + SPECIAL_TOKENS:
-        raise InputError(
-            f"a token budget of {token_budget} cannot hold a sequence of the maximum length "
-            f"{max_sequence_length}, which costs {max_sequence_length + SPECIAL_TOKENS} tokens",
-            hint="raise the token budget, or lower the maximum sequence length",
-        )
-
-
 def key_array(keys: Sequence[str] | NDArray[Any]) -> NDArray[np.uint8]:
     """Turn hexadecimal keys into bytes, uint8 [sequences, 16]; such an array passes unchanged.
 
@@ -164,7 +117,7 @@ def key_array(keys: Sequence[str] | NDArray[Any]) -> NDArray[np.uint8]:
     return np.frombuffer(joined, np.uint8).reshape(-1, KEY_BYTES)
 
 
-def rising(keys: NDArray[np.uint8]) -> bool:
+def increasing(keys: NDArray[np.uint8]) -> bool:
     """Tell whether keys, [sequences, 16], are sorted as bytes and distinct."""
     # A key as two big-endian halves sorts as its bytes do.
     high, low = np.ascontiguousarray(keys).view(">u8").T

@@ -7,6 +7,7 @@ plan depends on nothing but the sequences' keys and lengths and the parameters.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,24 +15,23 @@ from numpy.typing import NDArray
 
 from virnucpro.errors import DataError, InputError
 from virnucpro.plan.first_fit import SPECIAL_TOKENS, first_fit_decreasing
-from virnucpro.plan.items import Items, check_parameters, cut_items, key_array, rising
+from virnucpro.plan.items import Items, cut_items, increasing, key_array
+from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.table import (
-    ALGORITHM,
     Plan,
     content_hash,
     parse_plan,
-    plan_parameters,
+    plan_bytes,
     read_plan,
     write_plan,
 )
 
 __all__ = [
-    "ALGORITHM",
     "Plan",
     "check_plan_fits",
     "make_plan",
     "parse_plan",
-    "plan_parameters",
+    "plan_bytes",
     "read_plan",
     "replan",
     "write_plan",
@@ -41,41 +41,33 @@ __all__ = [
 def make_plan(
     keys: Sequence[str] | NDArray[np.uint8],
     lengths: NDArray[Any],
-    *,
-    token_budget: int,
-    max_sequence_length: int,
-    long_sequences: str = "truncate",
-    window_overlap: int = 0,
+    parameters: PlanParameters,
 ) -> Plan:
     """Pack the sequences of a shard: First-Fit Decreasing, ties by key, then by start.
 
     Args:
-        keys: [sequences] keys in the shard's order, which is rising: hexadecimal, or
+        keys: [sequences] keys in the shard's order, which is increasing: hexadecimal, or
             uint8 [sequences, 16].
         lengths: [sequences] residues, at least 1 each.
-        token_budget: tokens that a batch holds.
-        max_sequence_length: residues that an item has at most.
-        long_sequences: "truncate" or "window".
-        window_overlap: residues that neighbouring windows share at least.
+        parameters: how to cut and pack them.
 
     Returns:
         The plan.
 
     Raises:
         InputError: the parameters do not go together.
-        ValueError: the keys are not rising, or a sequence is empty.
+        ValueError: the keys are not increasing, or a sequence is empty.
     """
-    check_parameters(token_budget, max_sequence_length, long_sequences, window_overlap)
+    parameters.check()
     by_row = key_array(keys)
     lengths = np.asarray(lengths, np.int64)
     if len(by_row) != len(lengths):
         raise ValueError(f"{len(by_row)} keys, but {len(lengths)} lengths")
     if lengths.size and lengths.min() < 1:
         raise ValueError(f"sequence {int(lengths.argmin())} is empty")
-    if not rising(by_row):
+    if not increasing(by_row):
         raise ValueError("the keys of a shard must be sorted and distinct")
-    items = cut_items(lengths, max_sequence_length, long_sequences, window_overlap)
-    parameters = plan_parameters(token_budget, max_sequence_length, long_sequences, window_overlap)
+    items = cut_items(lengths, parameters)
     return _pack(parameters, items, by_row[items.row])
 
 
@@ -100,7 +92,7 @@ def replan(plan: Plan, token_budget: int) -> Plan:
         end=plan.end.astype(np.int64),
         truncated=plan.truncated,
     )
-    return _pack({**plan.parameters, "token_budget": token_budget}, items, plan.keys)
+    return _pack(replace(plan.parameters, token_budget=token_budget), items, plan.keys)
 
 
 def check_plan_fits(plan: Plan, keys: NDArray[np.uint8], lengths: NDArray[Any]) -> None:
@@ -114,8 +106,7 @@ def check_plan_fits(plan: Plan, keys: NDArray[np.uint8], lengths: NDArray[Any]) 
     Raises:
         DataError: an item is not of this shard, or one is missing.
     """
-    limits = (plan.max_sequence_length, plan.long_sequences, plan.window_overlap)
-    expected = cut_items(np.asarray(lengths, np.int64), *limits)
+    expected = cut_items(np.asarray(lengths, np.int64), plan.parameters)
     order = np.lexsort((plan.start, plan.row))
     found = (column[order] for column in (plan.row, plan.start, plan.end, plan.truncated))
     if not all(map(np.array_equal, found, expected)) or not np.array_equal(
@@ -124,18 +115,10 @@ def check_plan_fits(plan: Plan, keys: NDArray[np.uint8], lengths: NDArray[Any]) 
         raise DataError("the plan was made of another shard", hint="make the plan again")
 
 
-def _pack(parameters: dict[str, Any], items: Items, keys: NDArray[np.uint8]) -> Plan:
-    """Pack items, of which those of one length are in the order of ties."""
+def _pack(parameters: PlanParameters, items: Items, keys: NDArray[np.uint8]) -> Plan:
+    """Pack items; those of equal length must be in the order of ties."""
     tokens = items.end - items.start + SPECIAL_TOKENS
-    order, batch = first_fit_decreasing(tokens, parameters["token_budget"])
+    order, batch = first_fit_decreasing(tokens, parameters.token_budget)
     row, start, end = (column[order].astype(np.int32) for column in items[:3])
     columns = (batch, row, start, end, items.truncated[order], keys[order])
-    return Plan(
-        parameters["token_budget"],
-        parameters["max_sequence_length"],
-        parameters["long_sequences"],
-        parameters["window_overlap"],
-        parameters["algorithm"],
-        *columns,
-        content_hash=content_hash(parameters, columns),
-    )
+    return Plan(parameters, *columns, content_hash=content_hash(parameters, columns))

@@ -20,25 +20,22 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from virnucpro.errors import DataError
-from virnucpro.files import atomic_path
-from virnucpro.formats import PLAN_FORMAT, check_format
+from virnucpro.files import write_bytes
+from virnucpro.formats import PLAN_FORMAT, check_format, parse
 from virnucpro.plan.first_fit import SPECIAL_TOKENS, batch_offsets
 from virnucpro.plan.items import represented
+from virnucpro.plan.parameters import PlanParameters
 from virnucpro.sequences.alphabet import KEY_BYTES
 
 __all__ = [
-    "ALGORITHM",
     "SCHEMA",
     "Plan",
     "content_hash",
     "parse_plan",
-    "plan_parameters",
+    "plan_bytes",
     "read_plan",
     "write_plan",
 ]
-
-#: Named in every plan; another name means other batches.
-ALGORITHM = "first-fit-decreasing"
 
 SCHEMA = pa.schema(
     [
@@ -52,48 +49,31 @@ SCHEMA = pa.schema(
     ]
 )
 _METADATA = b"virnucpro"
-_PARAMETERS = {
-    "format": int,
-    "token_budget": int,
-    "max_sequence_length": int,
-    "long_sequences": str,
-    "window_overlap": int,
-    "algorithm": str,
-    "content_hash": str,
-}
 _REMAKE = "remove the file so that it is made again"
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The items of a shard in batch order. All arrays are [items].
+    """The items of a shard in batch order."""
 
-    Attributes:
-        token_budget: tokens that a batch holds.
-        max_sequence_length: residues that an item has at most.
-        long_sequences: what was done with longer sequences, "truncate" or "window".
-        window_overlap: residues that neighbouring windows share at least; 0 for "truncate".
-        algorithm: how the items were packed.
-        batch: int32, the item's batch; 0, 0, ..., 1, ...
-        row: int32, number of the item's sequence in the shard FASTA.
-        start: int32, the item's first residue in the sequence, from 0.
-        end: int32, one past its last residue.
-        truncated: bool, whether the sequence was cut and the rest is not computed.
-        keys: uint8 [items, 16], the sequence's key.
-    """
+    parameters: PlanParameters
+    batch: NDArray[np.int32]  # [items] batch numbers: 0, 0, ..., 1, ...
+    row: NDArray[np.int32]  # [items] numbers of the sequences in the shard FASTA
+    start: NDArray[np.int32]  # [items] first residue in the sequence, from 0
+    end: NDArray[np.int32]  # [items] one past the last residue
+    truncated: NDArray[np.bool_]  # [items] whether the rest of the sequence is not computed
+    keys: NDArray[np.uint8]  # [items, 16] of the sequences
+    content_hash: str  # see `content_hash`
 
-    token_budget: int
-    max_sequence_length: int
-    long_sequences: str
-    window_overlap: int
-    algorithm: str
-    batch: NDArray[np.int32]
-    row: NDArray[np.int32]
-    start: NDArray[np.int32]
-    end: NDArray[np.int32]
-    truncated: NDArray[np.bool_]
-    keys: NDArray[np.uint8]
-    content_hash: str
+    @property
+    def token_budget(self) -> int:
+        """Tokens that a batch holds."""
+        return self.parameters.token_budget
+
+    @property
+    def max_sequence_length(self) -> int:
+        """Residues that an item has at most."""
+        return self.parameters.max_sequence_length
 
     @property
     def items(self) -> int:
@@ -122,7 +102,7 @@ class Plan:
 
     @cached_property
     def windows(self) -> NDArray[np.int64]:
-        """In how many items each item's sequence is computed, [items]; 1 where it is one."""
+        """Number of items of each item's sequence, [items]; 1 for one that is not in windows."""
         windows: NDArray[np.int64] = np.bincount(self.row)[self.row]
         return windows
 
@@ -133,52 +113,18 @@ class Plan:
 
     @cached_property
     def residue_offsets(self) -> NDArray[np.int64]:
-        """Where each sequence's residues start among those of all, [sequences + 1].
+        """Where each sequence's residues start among those of all sequences, [sequences + 1].
 
-        Counted are the residues that are represented; those that were cut off are not.
+        Only residues that an item stands for are counted, not those that were cut off.
         """
         first, end = self.represented
         lengths = np.zeros(self.sequences + 1, np.int64)
         np.add.at(lengths, self.row + 1, end - first)
         return np.cumsum(lengths)
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """What the plan was made with, as it stands in its file and in its hash."""
-        return {
-            **plan_parameters(
-                self.token_budget,
-                self.max_sequence_length,
-                self.long_sequences,
-                self.window_overlap,
-            ),
-            "algorithm": self.algorithm,
-        }
 
-
-def plan_parameters(
-    token_budget: int, max_sequence_length: int, long_sequences: str, window_overlap: int
-) -> dict[str, Any]:
-    """Give the parameters that, with the sequences, decide a plan.
-
-    The overlap decides nothing where sequences are truncated, and is 0 there.
-    """
-    return {
-        "format": PLAN_FORMAT,
-        "token_budget": token_budget,
-        "max_sequence_length": max_sequence_length,
-        "long_sequences": long_sequences,
-        "window_overlap": window_overlap if long_sequences == "window" else 0,
-        "algorithm": ALGORITHM,
-    }
-
-
-def write_plan(plan: Plan, path: Path) -> None:
-    """Write a plan as Parquet; equal plans give equal bytes.
-
-    Raises:
-        OSError: writing failed.
-    """
+def plan_bytes(plan: Plan) -> bytes:
+    """Return a plan as the bytes of a Parquet file; equal plans give equal bytes."""
     columns: dict[str, NDArray[Any]] = {
         "batch": plan.batch,
         "row": plan.row,
@@ -189,10 +135,22 @@ def write_plan(plan: Plan, path: Path) -> None:
         "truncated": plan.truncated,
     }
     arrays = [_to_arrow(columns[field.name], field.type) for field in SCHEMA]
-    metadata = json.dumps({**plan.parameters, "content_hash": plan.content_hash}, sort_keys=True)
-    table = pa.Table.from_arrays(arrays, schema=SCHEMA.with_metadata({_METADATA: metadata}))
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", compression_level=3)
+    metadata = {**plan.parameters.as_json(), "content_hash": plan.content_hash}
+    schema = SCHEMA.with_metadata({_METADATA: json.dumps(metadata, sort_keys=True)})
+    buffer = pa.BufferOutputStream()
+    table = pa.Table.from_arrays(arrays, schema=schema)
+    pq.write_table(table, buffer, compression="zstd", compression_level=3)
+    content: bytes = buffer.getvalue().to_pybytes()
+    return content
+
+
+def write_plan(plan: Plan, path: Path) -> None:
+    """Write a plan as Parquet.
+
+    Raises:
+        OSError: writing failed.
+    """
+    write_bytes(path, plan_bytes(plan))
 
 
 def read_plan(path: Path) -> Plan:
@@ -215,7 +173,7 @@ def parse_plan(content: bytes, path: Path) -> Plan:
         table = pq.ParquetFile(pa.BufferReader(content)).read()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"is not a readable plan ({error})", path=path, hint=_REMAKE) from error
-    parameters = _read_parameters(table.schema, path)
+    parameters, stated_hash = _read_metadata(table.schema, path)
     if not table.schema.equals(SCHEMA):
         raise DataError("does not have a plan's columns", path=path, hint=_REMAKE)
     if any(table[name].null_count for name in table.column_names):
@@ -224,8 +182,7 @@ def parse_plan(content: bytes, path: Path) -> Plan:
         name: _to_numpy(table[name].combine_chunks()) for name in table.column_names
     }
     tokens, keys = values.pop("tokens"), values.pop("key")
-    del parameters["format"]
-    plan = Plan(**parameters, **values, keys=keys)
+    plan = Plan(parameters, **values, keys=keys, content_hash=stated_hash)
     if problem := _problem(plan, tokens):
         raise DataError(f"the plan is damaged: {problem}", path=path, hint=_REMAKE)
     return plan
@@ -236,14 +193,14 @@ def parse_plan(content: bytes, path: Path) -> Plan:
 
 
 def _to_arrow(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
-    """Give a column, [items] or [items, bytes of a key], as an Arrow array."""
+    """Return a column, [items] or [items, bytes of a key], as an Arrow array."""
     packed = np.packbits(values, bitorder="little") if values.dtype == np.bool_ else values
     buffer = pa.py_buffer(np.ascontiguousarray(packed))
     return pa.Array.from_buffers(kind, len(values), [None, buffer])
 
 
 def _to_numpy(column: pa.Array) -> NDArray[Any]:
-    """Give an Arrow array of a plan as [items], or [items, bytes of a key]."""
+    """Return an Arrow array of a plan as [items], or [items, bytes of a key]."""
     first, end = column.offset, column.offset + len(column)
     raw = np.frombuffer(column.buffers()[1] or b"", np.uint8)
     if column.type == pa.bool_():
@@ -253,16 +210,18 @@ def _to_numpy(column: pa.Array) -> NDArray[Any]:
     return cells.view(np.int32) if column.type == pa.int32() else cells.reshape(-1, width)
 
 
-def _read_parameters(schema: pa.Schema, path: Path) -> dict[str, Any]:
+def _read_metadata(schema: pa.Schema, path: Path) -> tuple[PlanParameters, str]:
+    """Return a plan's parameters and the content hash that its file states."""
     try:
-        parameters = json.loads((schema.metadata or {})[_METADATA])
-        check_format("plan", parameters["format"], PLAN_FORMAT, path=path)
-        types = {name: type(parameters[name]) for name in _PARAMETERS}
-    except (KeyError, TypeError, ValueError) as error:
+        metadata = json.loads((schema.metadata or {})[_METADATA])
+        check_format("plan", metadata["format"], PLAN_FORMAT, path=path)
+        stated = str(metadata.pop("content_hash"))
+        parameters = parse(PlanParameters, metadata, path)
+        if parameters.as_json() != metadata:
+            raise ValueError("it has other entries")
+    except (KeyError, TypeError, ValueError, DataError) as error:
         raise DataError("does not say how it was planned", path=path, hint=_REMAKE) from error
-    if types != _PARAMETERS or set(parameters) != set(_PARAMETERS):
-        raise DataError("does not say how it was planned", path=path, hint=_REMAKE)
-    return dict(parameters)
+    return parameters, stated
 
 
 def _problem(plan: Plan, tokens: NDArray[np.int32]) -> str | None:
@@ -288,9 +247,10 @@ def _columns(plan: Plan) -> tuple[NDArray[Any], ...]:
     return plan.batch, plan.row, plan.start, plan.end, plan.truncated, plan.keys
 
 
-def content_hash(parameters: dict[str, Any], columns: Sequence[NDArray[Any]]) -> str:
+def content_hash(parameters: PlanParameters, columns: Sequence[NDArray[Any]]) -> str:
     """Hash a plan: BLAKE2b-128 over its parameters and its columns' bytes, in hexadecimal."""
-    digest = hashlib.blake2b(json.dumps(parameters, sort_keys=True).encode(), digest_size=16)
+    encoded = json.dumps(parameters.as_json(), sort_keys=True).encode()
+    digest = hashlib.blake2b(encoded, digest_size=16)
     for column in columns:
         digest.update(np.ascontiguousarray(column).data)
     return digest.hexdigest()

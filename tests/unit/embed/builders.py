@@ -6,6 +6,7 @@ from virnucpro.embed.shard import ShardFiles
 from virnucpro.model.config import expected_tensors, lm_head_tensors
 from virnucpro.model.weights import fetch_model
 from virnucpro.plan.build import plan_shard
+from virnucpro.plan.parameters import PlanParameters
 from virnucpro.sequences.shards import write_shard
 
 
@@ -66,8 +67,8 @@ def make_shard(folder, demo, sequences, longest, token_budget=512, **options):
     folder.mkdir(exist_ok=True)
     fasta, plan = folder / "00000.fasta", folder / "00000.parquet"
     write_shard(fasta, sequences)
-    options |= {"token_budget": token_budget, "max_sequence_length": longest}
-    plan_shard(fasta, plan, folder / "00000.json", **options)
+    parameters = PlanParameters(token_budget, longest, **options)
+    plan_shard(fasta, plan, folder / "00000.json", parameters)
     return ShardFiles(
         shard=fasta,
         plan=plan,

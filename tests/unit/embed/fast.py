@@ -17,6 +17,7 @@ from virnucpro.embed.shard import EmbedOptions, ShardFiles
 from virnucpro.files import write_json
 from virnucpro.formats import BUDGET_FORMAT
 from virnucpro.plan.build import plan_shard
+from virnucpro.plan.parameters import PlanParameters
 from virnucpro.sequences.shards import write_shard
 
 DIM = 16
@@ -92,7 +93,7 @@ def install(monkeypatch):
     monkeypatch.setattr(shard_module, "Engine", Engine)
     monkeypatch.setattr(shard_module, "load_model", lambda *_, **__: Model())
     monkeypatch.setattr(tokens_module, "_budget_here", lambda budget, *_: budget)
-    monkeypatch.setattr(shard_module, "sha256_meanwhile", lambda _path: None)
+    monkeypatch.setattr(shard_module, "sha256_in_background", lambda _path: None)
     monkeypatch.setattr(Engine, "launched", 0)
     monkeypatch.setattr(Engine, "before", staticmethod(lambda _number: None))
     monkeypatch.setattr(Engine, "seconds", 0.0)
@@ -122,9 +123,7 @@ def make_files(folder, count=300, token_budget=256, out="out", longest=150, **op
         files.shard,
         files.plan,
         folder / "00000.json",
-        token_budget=token_budget,
-        max_sequence_length=LONGEST,
-        **options,
+        PlanParameters(token_budget, LONGEST, **options),
     )
     receipt = {
         "name": "imaginary",

@@ -10,7 +10,7 @@ from virnucpro.embed.rates import record_rate
 from virnucpro.embed.readout import Readout
 from virnucpro.errors import DataError, InputError, VirnucproError
 from virnucpro.model.weights import fetch_model
-from virnucpro.store.rates import estimate_seconds
+from virnucpro.report.rates import estimate_seconds
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +34,9 @@ def test_budget_on_a_cpu_is_the_plans_and_its_rate_is_kept(demo, tmp_path):
     assert budget == read_budget(out)
     assert (budget.tokens_per_step, budget.device, budget.dtype) == (2048, "cpu", "float32")
     assert budget.backend == "sdpa"
-    (here,) = [each for each in estimate_seconds(1000, cache) if each["measured_here"]]
-    assert (here["device"], here["model"], here["dtype"]) == ("cpu", "demo", "float32")
-    assert here["tokens_per_second"] == pytest.approx(budget.tokens_per_second, abs=0.1)
+    (here,) = [each for each in estimate_seconds(1000, cache) if each.measured_here]
+    assert (here.device, here.model, here.dtype) == ("cpu", "demo", "float32")
+    assert here.tokens_per_second == pytest.approx(budget.tokens_per_second, abs=0.1)
 
 
 @pytest.mark.fault(54)
@@ -46,7 +46,7 @@ def test_rates_are_kept_side_by_side_and_a_damaged_one_costs_only_itself(tmp_pat
     for path in (tmp_path / "rates").iterdir():
         if "GPU" in path.read_text():
             path.write_text('{"rate_of": "GPU')
-    assert [e["device"] for e in estimate_seconds(1, tmp_path) if e["measured_here"]] == ["cpu"]
+    assert [e.device for e in estimate_seconds(1, tmp_path) if e.measured_here] == ["cpu"]
     assert "left out of the estimates" in caplog.text
 
 

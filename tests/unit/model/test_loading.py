@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from virnucpro.errors import DataError
-from virnucpro.files import sha256_meanwhile
+from virnucpro.files import sha256_in_background
 from virnucpro.model.loading import load_model
 from virnucpro.model.weights import fetch_model
 
@@ -24,7 +24,7 @@ def demo(tmp_path_factory):
 
 @pytest.mark.parametrize("begun_before", [False, True])
 def test_model_is_loaded_and_checked(demo, begun_before):
-    sha256 = sha256_meanwhile(demo[0]) if begun_before else None
+    sha256 = sha256_in_background(demo[0]) if begun_before else None
     model = load_model(*demo, **CPU, sha256=sha256)
     assert (model.config.name, model.dtype, model.training) == ("demo", torch.float32, False)
 

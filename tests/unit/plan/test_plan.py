@@ -1,5 +1,6 @@
 """Plans: what is in them, their file, and that a damaged or foreign one is never used."""
 
+import dataclasses
 import json
 from itertools import pairwise
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from virnucpro.errors import DataError, InputError
 from virnucpro.formats import PLAN_FORMAT
-from virnucpro.plan.items import key_array, rising
+from virnucpro.plan.items import increasing, key_array
+from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.plan import check_plan_fits, make_plan, read_plan, replan, write_plan
 from virnucpro.plan.table import content_hash, parse_plan
 
@@ -23,7 +25,7 @@ def keys_for(number):
 
 def plan_for(lengths, **options):
     options = {"token_budget": 64, "max_sequence_length": 50, **options}
-    return make_plan(keys_for(len(lengths)), np.array(lengths, np.int64), **options)
+    return make_plan(keys_for(len(lengths)), np.array(lengths, np.int64), PlanParameters(**options))
 
 
 LENGTHS = [60, 10, 50, 1, 12, 12, 30, 120]
@@ -169,15 +171,14 @@ def test_parameters_that_cannot_work_are_refused(options, message):
     ],
 )
 def test_keys_and_lengths_that_are_no_shard_are_refused(keys, lengths, message):
-    options = {"token_budget": 64, "max_sequence_length": 50}
     with pytest.raises(ValueError, match=message):
-        make_plan(keys, np.array(lengths), **options)
+        make_plan(keys, np.array(lengths), PlanParameters(64, 50))
 
 
 @given(st.lists(st.binary(min_size=16, max_size=16), max_size=6))
 def test_keys_are_compared_as_bytes(keys):
     array = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16)
-    assert rising(array) == all(a < b for a, b in pairwise(keys))
+    assert increasing(array) == all(a < b for a, b in pairwise(keys))
 
 
 class TestFile:
@@ -195,7 +196,7 @@ class TestFile:
 
     def test_keys_that_end_in_zero_bytes_survive(self, tmp_path):
         keys = ["00" * 16, "01" + "00" * 15]
-        plan = make_plan(keys, np.array([1, 1]), token_budget=64, max_sequence_length=50)
+        plan = make_plan(keys, np.array([1, 1]), PlanParameters(64, 50))
         write_plan(plan, tmp_path / "p.parquet")
         assert [key.tobytes().hex() for key in read_plan(tmp_path / "p.parquet").keys] == keys
 
@@ -265,7 +266,8 @@ class TestDamage:
             ]
             arrays.append(np.array(columns["truncated"]))
             arrays.append(np.frombuffer(b"".join(columns["key"]), np.uint8).reshape(-1, 16))
-            parameters = {k: v for k, v in metadata.items() if k != "content_hash"}
+            names = [field.name for field in dataclasses.fields(PlanParameters)]
+            parameters = PlanParameters(**{name: metadata.get(name, "") for name in names})
             metadata["content_hash"] = content_hash(parameters, arrays)
         schema = table.schema.with_metadata({b"virnucpro": json.dumps(metadata)})
         pq.write_table(pa.table(columns, schema=schema), path)

@@ -1,0 +1,61 @@
+"""Where the embeddings come from, as `uns` of embeddings.h5ad and the report say it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from virnucpro import __version__
+from virnucpro.formats import MERGE_FORMAT
+from virnucpro.merge.receipts import check_agreement
+from virnucpro.merge.shards import Shards
+from virnucpro.sequences.manifest import Manifest
+
+__all__ = ["DEMO_NOTICE", "provenance"]
+
+DEMO_NOTICE = (
+    "These embeddings come from the demo model, whose weights are random: they carry no biology "
+    "and are for trying the workflow only."
+)
+
+
+def provenance(manifest: Manifest, shards: Shards) -> dict[str, Any]:
+    """Describe a sample's inputs, plans, model and device, without times and folders.
+
+    Returns:
+        A nested mapping of strings, numbers and lists of them, as it stands in the file.
+
+    Raises:
+        DataError: the shards were not computed in the same way.
+    """
+    execution = check_agreement(shards.receipts)
+    first = shards.receipts[0]
+    return {
+        "format": MERGE_FORMAT,
+        "sample": manifest.sample,
+        "demo": first.demo,
+        "notice": DEMO_NOTICE if first.demo else None,
+        "inputs": {
+            "file": [file.name for file in manifest.inputs],
+            "sha256": [file.sha256 for file in manifest.inputs],
+            "records": [file.records for file in manifest.inputs],
+        },
+        "split": manifest.parameters,
+        "records": asdict(manifest.records),
+        "plan": {**shards.parameters.as_json(), "hash": shards.plans_hash},
+        "model": first.model,
+        "weights_sha256": first.weights_sha256,
+        "layers": first.layers,
+        "pooling": first.pooling,
+        "pseudo_perplexity": first.pseudo_perplexity,
+        "compute_dtype": first.compute_dtype,
+        "output_dtype": first.dtype,
+        "device": execution.device,
+        "backend": execution.backend,
+        "tokens_per_step": execution.tokens_per_step,
+        "versions": {"merge": __version__, "embed": list(map(_text, execution.versions))},
+    }
+
+
+def _text(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))

@@ -1,0 +1,1 @@
+"""What is planned and what a run achieved: tables, pages and figures."""

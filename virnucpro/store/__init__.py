@@ -1,1 +1,0 @@
-"""Merging shard embeddings into one file, accounting for every record, and reporting."""
