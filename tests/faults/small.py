@@ -30,6 +30,7 @@ from virnucpro.report import run as run_module
 from virnucpro.report.plans import plans_report
 from virnucpro.report.run import run_report
 from virnucpro.report.traces import Trace, summarise_traces
+from virnucpro.sequences.manifest import SplitParameters
 from virnucpro.sequences.split import split
 
 TOKENS = 256
@@ -75,7 +76,7 @@ class Small:
             sample="s",
             shards_dir=self.shards,
             records=self.records,
-            shard_tokens=3500,
+            parameters=SplitParameters(shard_tokens=3500),
         )
 
     @property

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tests.unit.sequences.archives import ARCHIVES, COMPRESS
 from virnucpro.errors import InputError
 from virnucpro.files import read_json
+from virnucpro.sequences.manifest import SplitParameters
 from virnucpro.sequences.split import split
 
 RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
@@ -61,12 +62,13 @@ def run(content, *, stdin=False, **options):
         fasta, shards, rows = folder / "in.faa", folder / "shards", folder / "records.parquet"
         fasta.write_bytes(content)
         before = set(folder.iterdir())
+        out = {"shards_dir": shards, "records": rows, "parameters": SplitParameters(**options)}
         try:
             if stdin:
                 with fasta.open("rb") as handle, standard_input(handle):
-                    split([Path("-")], sample="s", shards_dir=shards, records=rows, **options)
+                    split([Path("-")], sample="s", **out)
             else:
-                split([fasta], sample="s", shards_dir=shards, records=rows, **options)
+                split([fasta], sample="s", **out)
         except InputError:
             assert set(folder.iterdir()) == before
             raise
@@ -160,6 +162,7 @@ LIMITED = """
 import sys
 from pathlib import Path
 from virnucpro.errors import VirnucproError
+from virnucpro.sequences.manifest import SplitParameters
 from virnucpro.sequences.split import split
 try:
     split([Path(sys.argv[1])], sample="s", shards_dir=Path("shards"), records=Path("r.parquet"))

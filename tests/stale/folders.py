@@ -21,7 +21,6 @@ MANY = 1000  # tokens of a shard at which the stand-in makes four of them
 
 def own_workflow(folder: Path) -> Path:
     """Make a copy of the workflow whose rules call the stand-in; return its Snakefile."""
-    shutil.copytree(ROOT / "envs", folder / "envs")
     shutil.copytree(ROOT / "workflow", folder / "workflow")
     for path in (folder / "workflow" / "rules").glob("*.smk"):
         command = f"{sys.executable} -S -E {STAND_IN} "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,13 @@ from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.plan import make_plan, read_plan, write_plan
 from virnucpro.plan.report import efficiency_report, write_report
 from virnucpro.sequences.alphabet import sequence_key
+from virnucpro.sequences.manifest import (
+    InputFile,
+    Lengths,
+    Manifest,
+    RecordCounts,
+    ShardEntry,
+)
 
 RECORD_SCHEMA = pa.schema(
     [
@@ -140,30 +147,34 @@ class Sample:
             ),
         )
         accepted, distinct = len(self.records_in), sum(map(len, self.members))
-        write_json(
-            self.shards_dir / "manifest.json",
-            {
-                "format": SPLIT_FORMAT,
-                "sample": "s1",
-                "parameters": {"shard_tokens": 1000, "input_type": "protein"},
-                "inputs": [
-                    {"path": "in/a.fasta", "bytes": 9, "sha256": "ab" * 32, "records": accepted}
-                ],
-                "records": {
-                    "read": accepted + len(self.refused),
-                    "accepted": accepted,
-                    "quarantined": len(self.refused),
-                    "normalised": 0,
-                    "duplicates": accepted - distinct,
-                    "renamed": 0,
-                },
-                "records_sha256": sha256_of(self.records),
-                "shards": [
-                    {"name": name, "sequences": len(members)}
-                    for name, members in zip(self.names, self.members, strict=True)
-                ],
-            },
+        shards = [
+            ShardEntry(name, len(members), sum(map(len, members)) + 2 * len(members), "cd" * 32)
+            for name, members in zip(self.names, self.members, strict=True)
+        ]
+        manifest = Manifest(
+            sample="s1",
+            parameters={"shard_tokens": 1000, "input_type": "protein"},
+            inputs=[InputFile("in/a.fasta", 9, "ab" * 32, accepted)],
+            records=RecordCounts(
+                read=accepted + len(self.refused),
+                accepted=accepted,
+                quarantined=len(self.refused),
+                normalised=0,
+                duplicates=accepted - distinct,
+                renamed=0,
+            ),
+            quarantined={"empty": len(self.refused)} if self.refused else {},
+            changes={},
+            left_out={},
+            sequences=distinct,
+            residues=sum(shard.tokens - 2 * shard.sequences for shard in shards),
+            tokens=sum(shard.tokens for shard in shards),
+            lengths=Lengths(),
+            shards=shards,
+            records_sha256=sha256_of(self.records),
         )
+        content = {"format": SPLIT_FORMAT, **asdict(manifest)}
+        write_json(self.shards_dir / "manifest.json", content)
 
     def _write_plan(self, name: str, members: list[bytes]) -> None:
         lengths = np.array([len(residues) for residues in members], dtype=np.int64)

@@ -30,7 +30,6 @@ def workdir(finished: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def own_workflow(tmp_path: Path) -> Path:
     """Give a copy of the workflow, to change."""
-    shutil.copytree(ROOT / "envs", tmp_path / "envs")
     return Path(shutil.copytree(ROOT / "workflow", tmp_path / "workflow"))
 
 

@@ -1,9 +1,14 @@
 """Numbers and names that the workflow repeats, since rules must not import the package."""
 
 import ast
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from tests.workflow.snakemake_runs import ROOT
 from virnucpro import formats
@@ -37,6 +42,21 @@ def test_named_models_are_those_of_the_package():
 
 def test_exports_are_those_of_the_package():
     assert set(constant("EXPORT_FILES")) == set(EXPORTS)
+
+
+def test_the_conda_environment_has_what_the_package_needs():
+    """Names and lower limits are those of pyproject.toml; torch alone is pinned, and fits."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {re.split("[>=]", text)[0]: text for text in project["dependencies"]}
+    environment = yaml.safe_load((ROOT / "workflow" / "envs" / "virnucpro.yaml").read_text())
+    in_conda = {"matplotlib": "matplotlib-base", "torch": "pytorch"}
+    offered = {text.split()[0]: text.replace(" ", "") for text in environment["dependencies"]}
+    assert set(offered) == {in_conda.get(name, name) for name in needed} | {"pip", "python"}
+    for name, text in needed.items():
+        if name == "torch":
+            assert Version(offered["pytorch"].partition("=")[2]) in Requirement(text).specifier
+        else:
+            assert offered[in_conda.get(name, name)] == text.replace(name, in_conda.get(name, name))
 
 
 def test_shipped_config_spells_out_the_defaults():

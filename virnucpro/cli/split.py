@@ -88,12 +88,28 @@ __all__ = ["split"]
 )
 @format_option("split", formats.SPLIT_FORMAT)
 @step("split", "sample", "records")
-def split(fasta: tuple[Path, ...], shards: Path, **options: Any) -> Any:
+def split(
+    fasta: tuple[Path, ...],
+    sample: str,
+    shards: Path,
+    records: Path,
+    sha256: tuple[str, ...],
+    exports: tuple[str, ...],
+    **options: Any,
+) -> Any:
     """Read FASTA files, account for every record, and write shards.
 
     A shard holds distinct sequences. Plain, gz, bz2, xz and zst files are recognised by
     their content; ``-`` is standard input.
     """
+    from virnucpro.sequences.manifest import SplitParameters
     from virnucpro.sequences.split import split as split_fasta
 
-    return split_fasta(list(fasta), shards_dir=shards, **options)
+    return split_fasta(
+        fasta,
+        sample=sample,
+        shards_dir=shards,
+        records=records,
+        parameters=SplitParameters(exports=list(exports), **options),
+        sha256=sha256,
+    )

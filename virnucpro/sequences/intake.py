@@ -20,33 +20,17 @@ from virnucpro.sequences.alphabet import (
 )
 from virnucpro.sequences.compression import name_of
 from virnucpro.sequences.fasta import Record, read_fasta
+from virnucpro.sequences.manifest import InputFile, SplitParameters
 from virnucpro.sequences.nucleotides import are_nucleotides, refuse_nucleotides
 from virnucpro.sequences.record import NOTHING, SHOWN
 from virnucpro.sequences.spool import PartitionSpool, RecordSpool
 
-__all__ = ["Intake", "Limits", "quarantine_reason"]
+__all__ = ["Intake", "quarantine_reason"]
 
 _SHOWN = 60  # characters of a header in a quarantine detail
 _SHORTEST_ID = 4  # that is recognised in place of its sequence; one residue may be named for itself
 _FEW_LEUCINES = 20  # letters for each; most proteins have more, and no nucleotides have
 _SENTENCE = 20  # a word of this many capital letters is taken for residues, not for a name
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a record must keep to be accepted.
-
-    Attributes:
-        max_invalid_fraction: letters replaced by X, as a fraction of the residues.
-        max_unknown_fraction: X, B and Z, those letters among them, as a fraction of the residues.
-        max_record_residues: letters of a record in the file.
-        nucleotides: whether what looks like nucleotides is accepted.
-    """
-
-    max_invalid_fraction: float
-    max_unknown_fraction: float
-    max_record_residues: int
-    nucleotides: bool
 
 
 @dataclass
@@ -68,7 +52,7 @@ class Intake:
     """Where the records of all inputs go, and what was counted on the way.
 
     Attributes:
-        limits: what a record must keep.
+        parameters: what a record must keep.
         partitions: sequences of the accepted records.
         records: all records.
         passed: is told how many bytes of an input were read, compressed ones where it is.
@@ -79,7 +63,7 @@ class Intake:
         first: place and detail of the first record of each reason.
     """
 
-    limits: Limits
+    parameters: SplitParameters
     partitions: PartitionSpool
     records: RecordSpool
     passed: Callable[[int], object]
@@ -89,13 +73,12 @@ class Intake:
     left_out: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
 
-    def read(self, index: int, path: Path, *, whole_header: bool) -> dict[str, Any]:
+    def read(self, index: int, path: Path) -> InputFile:
         """Read one input.
 
         Args:
             index: the input's number.
             path: FASTA, plain or compressed, or "-".
-            whole_header: whether the id is the whole header, and not its first word.
 
         Returns:
             The input's entry in the manifest.
@@ -106,11 +89,11 @@ class Intake:
         raw = _RawBytes(self.passed)
         records: Iterable[Record] = read_fasta(
             path,
-            max_record_residues=self.limits.max_record_residues,
-            whole_header=whole_header,
+            max_record_residues=self.parameters.max_record_residues,
+            whole_header=self.parameters.ids == "whole_header",
             digest=raw,
         )
-        if not self.limits.nucleotides:
+        if self.parameters.input_type != "any":
             records = refuse_nucleotides(records)
         before = len(self.records)
         empty: Record | None = None  # the record before, where it is a header alone
@@ -124,12 +107,8 @@ class Intake:
                 empty = record
         if empty is not None:
             self._take(empty, index)
-        return {
-            "path": name_of(path),
-            "bytes": raw.count,
-            "sha256": raw.sha256.hexdigest(),
-            "records": len(self.records) - before,
-        }
+        count = len(self.records) - before
+        return InputFile(name_of(path), raw.count, raw.sha256.hexdigest(), count)
 
     def _take_empty(self, empty: Record, file: int, following: Record) -> None:
         """Take a header alone, or drop it where MMseqs2 begins a cluster with it.
@@ -153,7 +132,7 @@ class Intake:
             and size != len(record.id)
             and (
                 residues.count(b"L") * _FEW_LEUCINES > size
-                or self.limits.nucleotides
+                or self.parameters.input_type == "any"
                 or not are_nucleotides(residues)
             )
         ):
@@ -171,7 +150,7 @@ class Intake:
         changed = result.changed or record.besides.whitespace > 0 or record.besides.numbers > 0
         self.left_out["comment lines"] += record.besides.comments
         self.left_out["NUL or Ctrl-Z"] += record.besides.marks
-        reason, detail = quarantine_reason(record, result, self.limits)
+        reason, detail = quarantine_reason(record, result, self.parameters)
         if reason:
             self._note(reason, detail, record)
             self.records.add(
@@ -209,13 +188,15 @@ class Intake:
         self.first.setdefault(reason, f"{record.path}, line {line}: {detail}")
 
 
-def quarantine_reason(record: Record, result: Normalised, limits: Limits) -> tuple[str, str]:
+def quarantine_reason(
+    record: Record, result: Normalised, parameters: SplitParameters
+) -> tuple[str, str]:
     """Say why a record is quarantined.
 
     Args:
         record: as it was read.
         result: its normalised residues.
-        limits: what it must keep.
+        parameters: what it must keep.
 
     Returns:
         Reason and detail; both empty for a record that is accepted.
@@ -226,15 +207,15 @@ def quarantine_reason(record: Record, result: Normalised, limits: Limits) -> tup
     if record.besides.text_line:
         return "text", _what_text(record)
     if record.besides.excess:
-        limit = limits.max_record_residues
+        limit = parameters.max_record_residues
         return "too_long", f"{record.length} letters, more than max_record_residues ({limit})"
     if not length:
         return "empty", _why_empty(record)
-    if not limits.nucleotides and are_nucleotides(record.residues):
+    if parameters.input_type != "any" and are_nucleotides(record.residues):
         return "nucleotides", "A, C, G, T, U or N are 95% of the letters, or more"
-    if result.replaced > limits.max_invalid_fraction * length:
+    if result.replaced > parameters.max_invalid_fraction * length:
         return "invalid_letters", f"{result.replaced} of {length} letters are no amino acids"
-    if (unknown := count_unknown(result.residues)) > limits.max_unknown_fraction * length:
+    if (unknown := count_unknown(result.residues)) > parameters.max_unknown_fraction * length:
         return "unknown_residues", f"{unknown} of {length} residues are X, B, Z, J or replaced"
     return "", ""
 

@@ -2,12 +2,66 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePath
+from typing import Any
 
+from virnucpro.errors import InputError
+from virnucpro.files import write_json
 from virnucpro.formats import SPLIT_FORMAT, read_as
 
-__all__ = ["InputFile", "Manifest", "RecordCounts", "ShardEntry", "read_manifest"]
+__all__ = [
+    "InputFile",
+    "Lengths",
+    "Manifest",
+    "RecordCounts",
+    "ShardEntry",
+    "SplitParameters",
+    "read_manifest",
+    "write_manifest",
+]
+
+CHOICES = {
+    "input_type": ("protein", "any"),
+    "ids": ("first_word", "whole_header"),
+    "duplicate_ids": ("error", "suffix"),
+    "empty_samples": ("error", "keep"),
+}
+
+
+@dataclass(frozen=True)
+class SplitParameters:
+    """How records are judged and divided; `virnucpro.sequences.split.split` says more of each."""
+
+    shard_tokens: int = 100_000_000  # that no shard exceeds, unless one sequence does
+    max_invalid_fraction: float = 0.5  # of a record's residues: letters replaced by X
+    max_unknown_fraction: float = 0.9  # of a record's residues: X, B and Z, and those letters
+    max_record_residues: int = 100_000  # letters of a record in the file
+    input_type: str = "protein"
+    ids: str = "first_word"
+    duplicate_ids: str = "error"
+    empty_samples: str = "error"
+    exports: list[str] = field(default_factory=list)  # that refuse ids that they cannot have
+
+    def check(self) -> None:
+        """Refuse what cannot be, by its name.
+
+        Raises:
+            InputError: a parameter is out of range.
+        """
+        if self.shard_tokens < 1:
+            raise InputError(f"shard_tokens is {self.shard_tokens}, it must be at least 1")
+        for name in ("max_invalid_fraction", "max_unknown_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}, not in [0, 1]")
+        if not 1 <= self.max_record_residues < 1 << 31:
+            raise InputError(
+                f"max_record_residues is {self.max_record_residues}, not in [1, {(1 << 31) - 1}]"
+            )
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                listed = " or ".join(map(repr, choices))
+                raise InputError(f"{name} is {getattr(self, name)!r}, not {listed}")
 
 
 @dataclass(frozen=True)
@@ -15,7 +69,8 @@ class InputFile:
     """A FASTA file as it was read."""
 
     path: str  # as it was given
-    sha256: str  # of the file's bytes, compressed or not
+    bytes: int  # compressed ones where it is
+    sha256: str  # of those bytes
     records: int
 
     @property
@@ -37,21 +92,40 @@ class RecordCounts:
 
 
 @dataclass(frozen=True)
+class Lengths:
+    """Lengths of the distinct sequences, in residues; zeros where there is none."""
+
+    min: int = 0
+    median: float = 0.0
+    mean: float = 0.0
+    max: int = 0
+
+
+@dataclass(frozen=True)
 class ShardEntry:
     """A shard, whose number is its place in the manifest."""
 
     name: str  # the number, and the first digits of the SHA-256
     sequences: int  # distinct
+    tokens: int  # residues, and two for each sequence
+    sha256: str  # of the file
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the later steps read of a split's ``manifest.json``."""
+    """The ``manifest.json`` of a split."""
 
     sample: str
-    parameters: dict[str, object]  # of the split, for provenance
+    parameters: dict[str, object]  # `SplitParameters` of the version that split, for provenance
     inputs: list[InputFile]
     records: RecordCounts
+    quarantined: dict[str, int]  # records by reason
+    changes: dict[str, int]  # letters of accepted records, by kind of change
+    left_out: dict[str, int]  # what is no residue and no text, by kind
+    sequences: int  # distinct
+    residues: int  # of those
+    tokens: int  # of those
+    lengths: Lengths
     shards: list[ShardEntry]
     records_sha256: str  # of records.parquet
     quarantine_sha256: str | None = None  # of quarantine.tsv; earlier versions did not tell
@@ -60,6 +134,12 @@ class Manifest:
     def names(self) -> list[str]:
         """The shards' names, by shard number."""
         return [shard.name for shard in self.shards]
+
+
+def write_manifest(shards_dir: Path, manifest: Manifest) -> None:
+    """Write ``manifest.json``, sealed."""
+    content: dict[str, Any] = {"format": SPLIT_FORMAT, **asdict(manifest)}
+    write_json(shards_dir / "manifest.json", content, sealed=True)
 
 
 def read_manifest(shards_dir: Path) -> Manifest:

@@ -21,6 +21,7 @@ from virnucpro.files import atomic_path, give_name
 from virnucpro.progress import Progress
 from virnucpro.sequences.alphabet import KEY_BYTES
 from virnucpro.sequences.identifiers import Renames
+from virnucpro.sequences.manifest import Lengths, ShardEntry
 from virnucpro.sequences.shards import shard_bytes
 from virnucpro.sequences.spool import BUCKETS, PARTITIONS, PartitionSpool, RecordSpool
 
@@ -73,7 +74,7 @@ class ShardTotals:
         lengths: number of distinct sequences of each length in residues.
     """
 
-    shards: list[dict[str, Any]] = field(default_factory=list)
+    shards: list[ShardEntry] = field(default_factory=list)
     lengths: Counter[int] = field(default_factory=Counter)
 
     @property
@@ -86,20 +87,20 @@ class ShardTotals:
         """Residues of the distinct sequences."""
         return sum(length * count for length, count in self.lengths.items())
 
-    def length_summary(self) -> dict[str, float]:
-        """Summarise the lengths of the distinct sequences, in residues; zeros where none is."""
+    def length_summary(self) -> Lengths:
+        """Summarise the lengths of the distinct sequences."""
         if not self.sequences:
-            return {"min": 0, "median": 0.0, "mean": 0.0, "max": 0}
+            return Lengths()
         values = np.array(sorted(self.lengths), np.int64)
         ends = np.cumsum([self.lengths[int(value)] for value in values])
         middle = [(self.sequences - 1) // 2, self.sequences // 2]
         low, high = values[np.searchsorted(ends, middle, side="right")]
-        return {
-            "min": int(values[0]),
-            "median": float(low + high) / 2,
-            "mean": round(self.residues / self.sequences, 3),
-            "max": int(values[-1]),
-        }
+        return Lengths(
+            min=int(values[0]),
+            median=float(low + high) / 2,
+            mean=round(self.residues / self.sequences, 3),
+            max=int(values[-1]),
+        )
 
 
 def choose_shards(tokens: npt.NDArray[np.int64], shard_tokens: int) -> int:
@@ -137,7 +138,7 @@ def write_shards(spool: PartitionSpool, number: int, directory: Path, sample: st
         sample: the sample's name, for the bar.
     """
     totals = ShardTotals()
-    entries: dict[int, dict[str, Any]] = {}
+    entries: dict[int, ShardEntry] = {}
     progress = Progress(number, "shards", what=f"{sample}: writing")
     with contextlib.closing(progress):
         for shard, parts in _shard_parts(spool, number):
@@ -153,12 +154,12 @@ def write_shards(spool: PartitionSpool, number: int, directory: Path, sample: st
             give_name(unnamed, directory / f"{name}.fasta")
             lengths = Counter({size - _FRAME: count for size, count in lengths.items()})
             totals.lengths.update(lengths)
-            entries[shard] = {
-                "name": name,
-                "sequences": lengths.total(),
-                "tokens": sum((length + 2) * count for length, count in lengths.items()),
-                "sha256": digest.hexdigest(),
-            }
+            entries[shard] = ShardEntry(
+                name,
+                sequences=lengths.total(),
+                tokens=sum((length + 2) * count for length, count in lengths.items()),
+                sha256=digest.hexdigest(),
+            )
             progress.step(1)
     totals.shards = [entries[shard] for shard in range(number)]
     return totals

@@ -47,7 +47,7 @@ os.environ.update(
     PATH=os.pathsep.join(
         [str(Path(sys.executable).parent), os.getenv("PATH", os.defpath)]
     ),
-    # Where envs/virnucpro.post-deploy.sh installs the package from, under `--sdm conda`.
+    # Where workflow/envs/virnucpro.post-deploy.sh installs the package from, under `--sdm conda`.
     VIRNUCPRO_SOURCE=workflow.current_basedir.join("../..").get_path_or_uri(
         secret_free=True
     ),

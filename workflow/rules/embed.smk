@@ -17,7 +17,7 @@ rule embed:
         "benchmarks/results/embed/{sample}/{shard}.tsv"
     retries: 3
     conda:
-        "../../envs/virnucpro.yaml"
+        "../envs/virnucpro.yaml"
     # A fixed number, as sums on a CPU may differ in their last bits with the number of threads;
     # Snakemake hands it on as OMP_NUM_THREADS and lowers it to --cores where that is less. Beside
     # a GPU these threads prepare batches. With `device: cpu` shards run side by side instead.

@@ -13,7 +13,7 @@ rule request:
         request=r"[0-9a-f]{12}(?:-\d+)?",
     localrule: True
     conda:
-        "../../envs/virnucpro.yaml"
+        "../envs/virnucpro.yaml"
     params:
         embeddings=embeddings_option,
         earlier=earlier_results,
@@ -42,7 +42,7 @@ rule merge:
     benchmark:
         "benchmarks/results/merge/{sample}.tsv"
     conda:
-        "../../envs/virnucpro.yaml"
+        "../envs/virnucpro.yaml"
     resources:
         mem_mb=merge_megabytes,
         runtime=minutes_for(megabytes_a_minute=600),

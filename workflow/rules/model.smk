@@ -9,7 +9,7 @@ checkpoint fetch_model:
         "logs/fetch_model/{model}.log",
     localrule: True
     conda:
-        "../../envs/virnucpro.yaml"
+        "../envs/virnucpro.yaml"
     resources:
         mem_mb=8000,
         runtime=120,
@@ -34,7 +34,7 @@ checkpoint token_budget:
     benchmark:
         "benchmarks/results/token_budget.tsv"
     conda:
-        "../../envs/virnucpro.yaml"
+        "../envs/virnucpro.yaml"
     threads: 4
     resources:
         gpu=gpus(),

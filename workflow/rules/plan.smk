@@ -7,7 +7,7 @@ rule plan:
     log:
         "logs/plan/{sample}/{shard}.log",
     conda:
-        "../../envs/virnucpro.yaml"
+        "../envs/virnucpro.yaml"
     resources:
         mem_mb=plan_megabytes,
         runtime=grows_with_attempt(30),

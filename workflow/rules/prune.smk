@@ -4,7 +4,7 @@ rule prune:
         "logs/prune.log",
     localrule: True
     conda:
-        "../../envs/virnucpro.yaml"
+        "../envs/virnucpro.yaml"
     params:
         superseded=superseded(),
     shell:

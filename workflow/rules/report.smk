@@ -12,7 +12,7 @@ rule plan_report:
     log:
         "logs/plan_report/{sample}.log",
     conda:
-        "../../envs/virnucpro.yaml"
+        "../envs/virnucpro.yaml"
     resources:
         mem_mb=grows_with_attempt(4000),
         runtime=grows_with_attempt(60),
@@ -95,7 +95,7 @@ rule report:
     log:
         "logs/report/{sample}.log",
     conda:
-        "../../envs/virnucpro.yaml"
+        "../envs/virnucpro.yaml"
     resources:
         mem_mb=grows_with_attempt(4000),
         runtime=grows_with_attempt(60),
@@ -148,7 +148,7 @@ rule overview:
     log:
         "logs/overview.log",
     conda:
-        "../../envs/virnucpro.yaml"
+        "../envs/virnucpro.yaml"
     resources:
         mem_mb=8000,
         runtime=120,

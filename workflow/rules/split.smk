@@ -13,7 +13,7 @@ checkpoint split:
     benchmark:
         "benchmarks/results/split/{sample}/{split}.tsv"
     conda:
-        "../../envs/virnucpro.yaml"
+        "../envs/virnucpro.yaml"
     resources:
         mem_mb=grows_with_attempt(2000),
         runtime=minutes_for(megabytes_a_minute=60),

@@ -23,6 +23,7 @@ from virnucpro.plan.build import plan_shard
 from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.plan import make_plan, write_plan
 from virnucpro.sequences.alphabet import sequence_key
+from virnucpro.sequences.manifest import SplitParameters
 from virnucpro.sequences.shards import read_shard
 from virnucpro.sequences.split import split
 
@@ -121,7 +122,7 @@ class SplitSample(Sample):
             sample="s1",
             shards_dir=self.shards_dir,
             records=self.records,
-            shard_tokens=400,
+            parameters=SplitParameters(shard_tokens=400),
         )
         shards = sorted(self.shards_dir.glob("*.fasta"))
         self.names = [path.stem for path in shards]

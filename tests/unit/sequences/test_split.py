@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from tests.unit.sequences.archives import COMPRESS
 from virnucpro.errors import DataError, InputError
 from virnucpro.files import read_json, sha256_of
-from virnucpro.sequences import identifiers, outputs
+from virnucpro.sequences import identifiers, outputs, summary
 from virnucpro.sequences import split as split_module
 from virnucpro.sequences.alphabet import normalise, sequence_key
+from virnucpro.sequences.manifest import SplitParameters, read_manifest
 from virnucpro.sequences.outputs import choose_shards
 from virnucpro.sequences.shards import read_shard
 from virnucpro.sequences.split import split
@@ -72,9 +73,16 @@ def run(folder, *fastas, **options):
             path.write_bytes(fasta)
         paths.append(path)
     result = Result(folder)
-    options = {"sample": "s", "input_type": "any"} | options
-    manifest = split(paths, shards_dir=result.shards_dir, records=result.records_path, **options)
-    assert manifest == result.manifest
+    sample, sha256 = options.pop("sample", "s"), options.pop("sha256", ())
+    manifest = split(
+        paths,
+        sample=sample,
+        shards_dir=result.shards_dir,
+        records=result.records_path,
+        parameters=SplitParameters(**({"input_type": "any"} | options)),
+        sha256=sha256,
+    )
+    assert manifest == read_manifest(result.shards_dir)
     return result
 
 
@@ -373,7 +381,7 @@ def test_more_shards_than_partitions_are_written(tmp_path, monkeypatch):
 
 
 def test_a_crowd_of_shards_is_warned_of(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(split_module, "_MANY_SHARDS", 2)
+    monkeypatch.setattr(summary, "_MANY_SHARDS", 2)
     run(tmp_path, fasta(proteins(60)), shard_tokens=500)
     assert "each is a job of its own" in caplog.text
 
@@ -660,7 +668,7 @@ def test_a_linked_directory_is_filled_and_the_link_stays(tmp_path):
 def test_a_failure_at_any_step_keeps_the_earlier_result(tmp_path, monkeypatch):
     result = run(tmp_path, b">a\nMKV\n")
     before = result.files
-    for name in ("write_records", "write_shards", "count_rows", "write_json", "choose_shards"):
+    for name in ("write_records", "write_shards", "count_rows", "write_manifest", "choose_shards"):
 
         def fail(*arguments, **options):
             raise OSError(28, "No space left on device")
