@@ -74,7 +74,9 @@ def test_slurm_gres_differs_only_in_how_it_asks_for_gpus():
 
 
 def test_cluster_generic_submits_every_job_with_what_it_needs(fresh, tmp_path):
-    workdir = fresh()
+    # Several shards, for plans go into groups, in which a resource that is text must not differ.
+    sheet = f"sample\tfasta\na\t{ROOT / 'example' / 'phage_lambda.faa'}\n"
+    workdir = fresh(sheet, "model: demo\nsplit: {shard_tokens: 12000}\n")
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, text in (("qsub", QSUB), ("qstat", QSTAT)):
@@ -104,7 +106,8 @@ def test_cluster_generic_submits_every_job_with_what_it_needs(fresh, tmp_path):
     assert set(asked) == {"split", "GROUP", "plan_report", "token_budget"}  # plans go in groups
     assert "ncpus=4:mem=" in asked["token_budget"]
     assert "ngpus=1 -l walltime=1800" in asked["token_budget"]
-    assert re.search(r"ncpus=1:mem=1\d{3}mb:ngpus=0", asked["GROUP"])
+    assert re.search(r"ncpus=4:mem=4\d{3}mb:ngpus=0", asked["GROUP"])  # four at a time
+    assert len(list(workdir.glob("results/a/plan/*/*.parquet"))) > 1
 
 
 def test_a_shard_asks_for_memory_and_time_by_its_size(finished):

@@ -12,8 +12,8 @@ rule plan:
         mem_mb=plan_megabytes,
         runtime=grows_with_attempt(30),
         cache_dir=lookup(within=config, dpath="cache_dir"),
-        shard=shard_fasta,
     params:
+        shard=shard_fasta,
         token_budget=option("plan/token_budget"),
         max_sequence_length=option("plan/max_sequence_length"),
         long_sequences=option("plan/long_sequences"),
@@ -24,4 +24,4 @@ rule plan:
         " --cache-dir {resources.cache_dir:q} {params.token_budget:q}"
         " {params.max_sequence_length:q} {params.long_sequences:q} {params.window_overlap:q}"
         " {params.format:q}"
-        " -- {resources.shard:q} 2> {log:q}"
+        " -- {params.shard:q} 2> {log:q}"
