@@ -42,7 +42,8 @@ def fresh(tmp_path: Path) -> Callable[..., Path]:
         (workdir / "config").mkdir(parents=True)
         (workdir / "config" / "samples.tsv").write_text(sheet)
         (workdir / "config" / "config.yaml").write_text(config or "{}\n")
-        (workdir / "a.faa").write_text(">a\nMKT\n>b\nMLL\n")
+        for name, text in {"a.faa": ">a\nMKT\n>b\nMLL\n", **files}.items():
+            (workdir / name).write_text(text)
         return workdir
 
     return make

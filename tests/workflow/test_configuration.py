@@ -212,6 +212,25 @@ def test_config_file_may_be_left_out(fresh):
     assert snakemake(workdir, "--dry-run", "--config", "samples=mine.tsv").status == 0
 
 
+@pytest.mark.fault(25)
+def test_an_empty_sample_that_is_kept_gets_an_empty_result_of_each_kind(fresh):
+    exports = "uniprot-h5, fair-esm, npy, parquet"
+    workdir = fresh(
+        "sample\tfasta\na\ta.faa\nnone\tnone.faa\n",
+        f"model: demo\nempty_samples: keep\nmerge: {{exports: [{exports}]}}\n"
+        "embed: {pooling: none, pseudo_perplexity: one-pass}\n",
+        **{"a.faa": ">x\nMKVLLAGHIW\n", "none.faa": ">e\n\n>t\nno residues at all (4).\n"},
+    )
+    run = snakemake(workdir)
+    assert run.status == 0, run.text
+    results = workdir / "results" / "none"
+    assert anndata.read_h5ad(results / "embeddings.h5ad").shape == (0, 320)
+    assert len((results / "quarantine.tsv").read_text().splitlines()) == 3
+    assert "none" in (workdir / "results" / "_all" / "overview.html").read_text()
+    assert snakemake(workdir).jobs == {}
+
+
+
 def test_folder_with_nothing_in_it_is_told_what_is_needed(tmp_path):
     run = snakemake(tmp_path, "--dry-run")
     assert run.status == 1

@@ -58,14 +58,15 @@ def length_distribution(
     """Draw how many records have which length, and the limit above which they are cut.
 
     Args:
-        lengths: [k] distinct lengths in residues, increasing; at least one.
+        lengths: [k] distinct lengths in residues, increasing.
         counts: [k] records of each length.
         parameters: with the limit, and what is done above it.
         path: the SVG to write.
     """
     limit = parameters.max_sequence_length
-    low = max(1, int(lengths[0]) - 1)
-    high = int(1.1 * max(lengths[-1], limit)) + 2
+    shortest, longest = (lengths[0], lengths[-1]) if len(lengths) else (1, limit)
+    low = max(1, int(shortest) - 1)
+    high = int(1.1 * max(longest, limit)) + 2
     edges = np.unique(np.geomspace(low, high, _BINS + 1).round().astype(np.int64))
     # An edge at the limit, so that no bar holds both whole and cut records.
     edges = np.unique(np.append(edges, limit + 1))
@@ -103,7 +104,7 @@ def _title(longer: int, total: int, parameters: PlanParameters) -> str:
         if parameters.long_sequences == "truncate"
         else "they are embedded in windows"
     )
-    share = f"{100 * longer / total:.2f}%"
+    share = f"{100 * longer / max(total, 1):.2f}%"
     return (
         f"{longer:,} of {total:,} records ({share}) exceed {limit} residues\n"
         f"(right of the line): {fate}"
