@@ -230,7 +230,6 @@ def test_an_empty_sample_that_is_kept_gets_an_empty_result_of_each_kind(fresh):
     assert snakemake(workdir).jobs == {}
 
 
-
 def test_folder_with_nothing_in_it_is_told_what_is_needed(tmp_path):
     run = snakemake(tmp_path, "--dry-run")
     assert run.status == 1

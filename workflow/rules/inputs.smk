@@ -10,6 +10,7 @@ EARLIER_PLANS = {
     for path in Path(PLAN.format(sample=sample, shard="")).parent.glob("*.parquet")
 }
 
+
 def sample_fastas(wildcards):
     """The FASTA files of a sample, in the order of the sheet."""
     return SAMPLES[wildcards.sample]
