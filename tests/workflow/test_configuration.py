@@ -212,6 +212,20 @@ def test_config_file_may_be_left_out(fresh):
     assert snakemake(workdir, "--dry-run", "--config", "samples=mine.tsv").status == 0
 
 
+@pytest.mark.fault(45)
+def test_an_earlier_result_is_refused_as_the_target(workdir):
+    result = "results/lambda/embeddings.h5ad"
+    assert snakemake(workdir, result, "--dry-run").jobs == {}
+    config = workdir / "config" / "config.yaml"
+    config.write_text(config.read_text() + "\nduplicate_ids: suffix\n")
+    for arguments in ([result], [result, "--dry-run"]):
+        run = snakemake(workdir, *arguments)
+        assert run.status == 1, run.text
+        assert f"{result} is of an earlier input or configuration" in run.text
+    assert snakemake(workdir, "--unlock").status == 0
+    assert snakemake(workdir, "--dry-run").jobs["split"] == 2
+
+
 @pytest.mark.fault(25)
 def test_an_empty_sample_that_is_kept_gets_an_empty_result_of_each_kind(fresh):
     exports = "uniprot-h5, fair-esm, npy, parquet"

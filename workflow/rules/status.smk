@@ -162,6 +162,26 @@ def check_all_is_done():
         )
 
 
+def check_targets():
+    """Refuse a result as the target that is of an earlier input or configuration.
+
+    Without a target the requests are asked for, and the result is made again. For a file Snakemake
+    may say that nothing is to be done: it does not look behind a checkpoint that is to run.
+    """
+    for sample in SAMPLES:
+        results = [*rules.merge.output, *rules.report.output]
+        for request, patterns in (
+            (results_request(sample), results),
+            (plans_request(sample), rules.plan_report.output),
+        ):
+            for path in set(expand(patterns, sample=sample)).intersection(sys.argv):
+                if Path(path).exists() and not Path(request).exists():
+                    raise WorkflowError(
+                        f"{path} is of an earlier input or configuration: run the workflow"
+                        " without a file as the target, and it is made again"
+                    )
+
+
 def needs_inputs():
     """Whether jobs are going to run, or a dry run is to tell which: not so for `--unlock` and such."""
     return not any(
@@ -174,6 +194,7 @@ if workflow.is_main_process:
     Job.restart_times = property(restart_times)
     if needs_inputs():
         check_fastas(config["samples"], SHEET)
+        check_targets()
     check_weights()
     describe_run()
 
