@@ -118,11 +118,11 @@ def _read_records(paths: Sequence[Path]) -> tuple[list[str], bytes, NDArray[np.i
                     line=record.line,
                     hint="give each sequence its own id",
                 )
-            if record.besides.text_line:
+            if record.findings.text_line:
                 raise InputError(
-                    f"sequence {record.id!r} has text among its residues: {record.besides.text}",
+                    f"sequence {record.id!r} has text among its residues: {record.findings.text}",
                     path=record.path,
-                    line=record.besides.text_line,
+                    line=record.findings.text_line,
                     hint="remove the text, or run `virnucpro split`, which sets the record aside",
                 )
             normalised = normalise(record.residues)
@@ -134,7 +134,7 @@ def _read_records(paths: Sequence[Path]) -> tuple[list[str], bytes, NDArray[np.i
                     hint="remove the record, or run `virnucpro split`, which sets it aside",
                 )
             changed += normalised.changed or bool(
-                record.besides.whitespace or record.besides.numbers
+                record.findings.whitespace or record.findings.numbers
             )
             replaced += normalised.replaced
             numbers[record.id] = len(ends)

@@ -7,7 +7,7 @@ and Clustal print them; position numbers before or after the blocks are left out
 with ``;`` is a comment of the old FASTA format. Everything else is text.
 
 Words can have the lengths of blocks by chance (``access denied``). So a line with white space or
-a number counts as residues only where it reads like a print: see `Print`.
+a number counts as residues only where it reads like a printed sequence: see `Layout`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["SPACE", "Line", "Print", "is_header", "read_line"]
+__all__ = ["SPACE", "Layout", "Line", "is_header", "read_line"]
 
 SPACE = b" \t\v\f\n"
 """White space of a FASTA file whose line ends are all line feeds."""
@@ -29,10 +29,10 @@ UNKNOWN = "?"
 _USUAL_BLOCK = 10  # letters, in the prints of GenBank, EMBL and UniProt
 _SHORT_BLOCK = 5  # letters; most words in capitals have more
 _FEW_LETTERS = 20  # fewer are words as easily as residues
-_INVISIBLE = frozenset("\u200b\u200c\u200d\u2060\ufeff\u00ad")
 _MINUS = "\u2212"
 _WIDE_SPACE = "\u00a0"  # stands for all white space outside ASCII
 _UNSEEN = "\u200b"  # stands for all that has no width
+_NUMBER = re.compile("[0-9]{1,15}")
 _BLOCK = re.compile("[A-Za-z*.\\-\u0080-\U0010ffff]+")
 _OUTSIDE = re.compile("[^\0-\x7f]")
 _NOT_IN_PROTEINS = re.compile("[JOUjou]")  # or hardly ever, while most sentences have one
@@ -68,14 +68,14 @@ class Line:
 _TEXT = Line(is_text=True)
 
 
-class Print:
+class Layout:
     """How a record is printed, as far as its lines have told.
 
     Words are blocks of residues where they are as long as the blocks above, and written in the same
-    case. The first such line has to show that it is a print: by three blocks of 10 or more; or, in
-    one case and without J, O and U, by at least 20 letters, by letters one by one, by blocks of 10
-    beside the right number, or by blocks of 10 or of at most 5 in upper case. The three-letter code
-    is text.
+    case. The first such line has to show that it is residues: by three blocks of 10 or more; or, in
+    one case and without J, O and U, by at least 20 letters, by letters one by one, by the right
+    number beside blocks of 10 or upper case, or by blocks of 10 or of at most 5 in upper case. The
+    three-letter code is text.
 
     A position number is one that counts the record's letters, with gaps or without, or one beside
     such blocks that is larger than those before it: a part of a sequence keeps its positions.
@@ -86,8 +86,8 @@ class Print:
         self._is_upper = False
         self._number = -1  # the largest so far
 
-    def reads(self, blocks: Sequence[str], numbers: Sequence[tuple[int, set[int]]]) -> bool:
-        """Whether blocks and the numbers beside them are of a print.
+    def fits(self, blocks: Sequence[str], numbers: Sequence[tuple[int, set[int]]]) -> bool:
+        """Whether blocks and the numbers beside them are printed residues.
 
         Args:
             blocks: what white space separates, without the numbers.
@@ -126,17 +126,17 @@ class Print:
             return False
         if len(joined) >= _FEW_LETTERS or (count >= 3 and size == 1):
             return True
-        if is_numbered and size >= _USUAL_BLOCK:
-            return True
+        if is_numbered:
+            return size >= _USUAL_BLOCK or joined.isupper()
         return joined.isupper() and (size <= _SHORT_BLOCK or size == _USUAL_BLOCK)
 
 
-def read_line(line: bytes, prints: Print, letters: int, residues: int) -> Line:
+def read_line(line: bytes, layout: Layout, letters: int, residues: int) -> Line:
     """Read one line of a body.
 
     Args:
         line: its bytes, without the line break.
-        prints: how the record is printed; learns from the line.
+        layout: how the record is printed; learns from the line.
         letters: of the record before this line, gaps counted.
         residues: the same, gaps not counted.
 
@@ -150,10 +150,10 @@ def read_line(line: bytes, prints: Print, letters: int, residues: int) -> Line:
     tokens = shown.split()
     if not tokens:
         return Line()
-    if all(token.isdecimal() for token in tokens):
+    if all(map(_NUMBER.fullmatch, tokens)):
         return Line(numbers=len(tokens)) if _is_ruler(tokens) else _TEXT
-    first = 1 if tokens[0].isdecimal() else 0
-    last = len(tokens) - (1 if tokens[-1].isdecimal() else 0)
+    first = 1 if _NUMBER.fullmatch(tokens[0]) else 0
+    last = len(tokens) - (1 if _NUMBER.fullmatch(tokens[-1]) else 0)
     blocks = tokens[first:last]
     found = "".join(blocks)
     if not _BLOCK.fullmatch(found):
@@ -162,7 +162,7 @@ def read_line(line: bytes, prints: Print, letters: int, residues: int) -> Line:
     numbers = [(int(tokens[0]), {letters + 1, residues + 1})] if first else []
     numbers += [(int(tokens[-1]), set(after))] if last < len(tokens) else []
     spaces = len(text.strip(_UNSEEN + _WIDE_SPACE + SPACE.decode())) - len(found)
-    if not prints.reads(blocks, numbers) and not _are_joined(shown):
+    if not layout.fits(blocks, numbers) and not _are_joined(shown):
         return _TEXT
     return Line(_OUTSIDE.sub(UNKNOWN, found).encode(), 0 if numbers else spaces, len(numbers))
 
@@ -179,12 +179,12 @@ def _plain(line: bytes) -> str:
 
 
 def _stands_for(character: str) -> str:
-    if character in _INVISIBLE:
-        return _UNSEEN
     if character.isspace():
         return _WIDE_SPACE
-    is_dash = character == _MINUS or unicodedata.category(character) == "Pd"
-    return "-" if is_dash else character
+    category = unicodedata.category(character)
+    if category == "Cf":  # zero-width spaces, soft hyphens, marks of direction
+        return _UNSEEN
+    return "-" if category == "Pd" or character == _MINUS else character
 
 
 def _may_be_residues(letters: str) -> bool:

@@ -18,13 +18,13 @@ from virnucpro.sequences.compression import Digest, name_of, open_blocks
 from virnucpro.sequences.foreign import NEEDED, foreign_error, is_wide_text
 from virnucpro.sequences.record import OpenRecord, Record
 
-__all__ = ["MAX_HEADER_BYTES", "FastaParser", "Record", "read_fasta"]
+__all__ = ["MAX_HEADER_BYTES", "WORD_END", "FastaParser", "Record", "read_fasta"]
 
 logger = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 1 << 16
 
-_WORD_END = re.compile("[ \t]")
+WORD_END = re.compile("[ \t]")
 # What may stand before a ">" and is no text: the end of a file that was joined with this one.
 _MARKED_START = re.compile(rb"\n(?:\0|\x1a|\xef\xbb\xbf)+>")
 _MARKED = b"\0\x1a\xef\xbb\xbf"
@@ -174,17 +174,17 @@ class FastaParser:
             bytes(opened.residues),
             self.path,
             opened.line,
-            opened.besides(),
+            opened.findings(),
         )
 
     def _whole(self, part: bytes) -> Record | None:
         """Make the usual record in few steps: all of it in one block, nothing to count."""
         header, _, body = part.partition(b"\n")
         residues = body.replace(b"\n", b"")
-        if not residues.isalpha() and (b";" in header or not residues.rstrip(b"*").isalpha()):
-            return None  # PIR has a ";" in its header, and ends with a stop
-        if len(residues) > self._most or len(header) > MAX_HEADER_BYTES:
+        if not residues.rstrip(b"*").isalpha() or len(residues) > self._most:
             return None
+        if len(header) > MAX_HEADER_BYTES or b";" in header:
+            self._check_header(header)
         line = self._line
         identifier, description = self._names(header, line)
         self._line = line + len(body) - len(residues) + 2
@@ -239,7 +239,7 @@ class FastaParser:
         if self._whole_header:
             identifier, description = text, ""
         elif "\t" in text:
-            identifier, description = _WORD_END.split(text, maxsplit=1)
+            identifier, description = WORD_END.split(text, maxsplit=1)
         else:
             identifier, _, description = text.partition(" ")
         if not identifier:

@@ -19,10 +19,10 @@ from virnucpro.sequences.alphabet import (
     sequence_key,
 )
 from virnucpro.sequences.compression import name_of
-from virnucpro.sequences.fasta import Record, read_fasta
+from virnucpro.sequences.fasta import WORD_END, Record, read_fasta
 from virnucpro.sequences.manifest import InputFile, SplitParameters
 from virnucpro.sequences.nucleotides import are_nucleotides, refuse_nucleotides
-from virnucpro.sequences.record import NOTHING, SHOWN
+from virnucpro.sequences.record import NO_FINDINGS, SHOWN
 from virnucpro.sequences.spool import PartitionSpool, RecordSpool
 
 __all__ = ["Intake", "quarantine_reason"]
@@ -101,7 +101,7 @@ class Intake:
             if empty is not None:
                 self._take_empty(empty, index, record)
                 empty = None
-            if record.residues or record.besides is not NOTHING:
+            if record.residues or record.findings is not NO_FINDINGS:
                 self._take(record, index)
             else:
                 empty = record
@@ -128,7 +128,7 @@ class Intake:
         if (
             size
             and not residues.translate(None, KNOWN)
-            and record.besides is NOTHING
+            and record.findings is NO_FINDINGS
             and size != len(record.id)
             and (
                 residues.count(b"L") * _FEW_LEUCINES > size
@@ -147,16 +147,16 @@ class Intake:
         result = normalise(record.residues)
         residues, replaced = result.residues, result.replaced
         unknown = count_unknown(residues)
-        changed = result.changed or record.besides.whitespace > 0 or record.besides.numbers > 0
-        self.left_out["comment lines"] += record.besides.comments
-        self.left_out["NUL or Ctrl-Z"] += record.besides.marks
+        changed = result.changed or record.findings.whitespace > 0 or record.findings.numbers > 0
+        self.left_out["comment lines"] += record.findings.comments
+        self.left_out["NUL or Ctrl-Z"] += record.findings.marks
         reason, detail = quarantine_reason(record, result, self.parameters)
         if reason:
             self._note(reason, detail, record)
             self.records.add(
                 record,
                 file,
-                length=record.length if record.besides.excess else len(residues),
+                length=record.length if record.findings.excess else len(residues),
                 replaced=replaced,
                 unknown=unknown,
                 normalised=changed,
@@ -178,13 +178,13 @@ class Intake:
         if changed:
             self.normalised += 1
             self.changes.update(result.changes)
-            self.changes["whitespace"] += record.besides.whitespace
-            self.changes["numbers"] += record.besides.numbers
+            self.changes["whitespace"] += record.findings.whitespace
+            self.changes["numbers"] += record.findings.numbers
 
     def _note(self, reason: str, detail: str, record: Record) -> None:
         """Count a quarantined record, and keep the place of the first of each reason."""
         self.reasons[reason] += 1
-        line = record.besides.text_line or record.line
+        line = record.findings.text_line or record.line
         self.first.setdefault(reason, f"{record.path}, line {line}: {detail}")
 
 
@@ -204,9 +204,9 @@ def quarantine_reason(
     length = len(result.residues)
     if is_its_id(record):
         return "id_as_sequence", "the id stands in place of the residues"
-    if record.besides.text_line:
+    if record.findings.text_line:
         return "text", _what_text(record)
-    if record.besides.excess:
+    if record.findings.excess:
         limit = parameters.max_record_residues
         return "too_long", f"{record.length} letters, more than max_record_residues ({limit})"
     if not length:
@@ -223,11 +223,11 @@ def quarantine_reason(
 def is_its_id(record: Record) -> bool:
     """Whether a record has its id, or all of its header, in place of residues, in any case."""
     name = record.id.casefold()
-    if record.besides.text_line:
-        found = record.besides.text.casefold()
+    if record.findings.text_line:
+        found = record.findings.text.casefold()
         header = f"{name} {record.description.casefold()}".strip()
         return (
-            record.besides.text_line == record.line + 1
+            record.findings.text_line == record.line + 1
             and not record.residues
             and found in (name[:SHOWN], header[:SHOWN])
         )
@@ -237,13 +237,13 @@ def is_its_id(record: Record) -> bool:
 
 
 def _first_word(record: Record) -> str:
-    return record.id.split(maxsplit=1)[0]
+    return WORD_END.split(record.id, maxsplit=1)[0]
 
 
 def _what_text(record: Record) -> str:
     """Say what a text is that stands among the residues, and what to do where that is known."""
-    hint = "; chains are given as records of their own" if record.besides.is_chains else ""
-    return f"line {record.besides.text_line} is no residues: {record.besides.text}{hint}"
+    hint = "; chains are given as records of their own" if record.findings.is_chains else ""
+    return f"line {record.findings.text_line} is no residues: {record.findings.text}{hint}"
 
 
 def _why_empty(record: Record) -> str:

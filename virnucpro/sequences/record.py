@@ -6,9 +6,9 @@ import re
 from typing import NamedTuple
 
 from virnucpro.errors import InputError
-from virnucpro.sequences.body import SPACE, Print, is_header, read_line
+from virnucpro.sequences.body import SPACE, Layout, is_header, read_line
 
-__all__ = ["NOTHING", "SHOWN", "SPACE", "Besides", "OpenRecord", "Record"]
+__all__ = ["NO_FINDINGS", "SHOWN", "SPACE", "Findings", "OpenRecord", "Record"]
 
 SHOWN = 40
 """Characters of a text that are shown."""
@@ -21,8 +21,8 @@ _CHAINS = re.compile(r"[A-Za-z*.-]+(?:[:/|]+[A-Za-z*.-]+)+")
 _LONG_LINE = 1 << 20  # bytes; of a longer one, white space is not looked at as between blocks
 
 
-class Besides(NamedTuple):
-    """What a record holds besides the residues that are kept; nearly always nothing.
+class Findings(NamedTuple):
+    """What was found in a record beside the residues that are kept; nearly always nothing.
 
     Attributes:
         excess: letters beyond `max_record_residues`, which were counted but not kept.
@@ -45,7 +45,7 @@ class Besides(NamedTuple):
     is_chains: bool = False
 
 
-NOTHING = Besides()
+NO_FINDINGS = Findings()
 
 
 class Record(NamedTuple):
@@ -58,7 +58,7 @@ class Record(NamedTuple):
             removed; the first `max_record_residues` of them where the record is longer.
         path: the file, as it was given.
         line: the header's line, counted from 1.
-        besides: what else is in it.
+        findings: what was found beside the residues that are kept.
     """
 
     id: str
@@ -66,12 +66,12 @@ class Record(NamedTuple):
     residues: bytes
     path: str
     line: int
-    besides: Besides = NOTHING
+    findings: Findings = NO_FINDINGS
 
     @property
     def length(self) -> int:
         """Letters of the record in the file."""
-        return len(self.residues) + self.besides.excess
+        return len(self.residues) + self.findings.excess
 
 
 class OpenRecord:
@@ -104,7 +104,7 @@ class OpenRecord:
         self._gaps = 0
         self._fastq_line = 0
         self._lost_header: tuple[int, str] | None = None
-        self._print = Print()
+        self._layout = Layout()
 
     def extend(self, body: bytes) -> int:
         """Take the next bytes of the residues; return the number of line breaks in them.
@@ -133,9 +133,9 @@ class OpenRecord:
         self._take_lines(self._rest + b"\n")
         self._rest = b""
 
-    def besides(self) -> Besides:
-        """Return what it holds besides its residues; `NOTHING` itself where it holds nothing."""
-        found = Besides(
+    def findings(self) -> Findings:
+        """Return what was found beside the residues; `NO_FINDINGS` itself where that is nothing."""
+        found = Findings(
             self.excess,
             self.whitespace,
             self.numbers,
@@ -145,7 +145,7 @@ class OpenRecord:
             self.text,
             self.is_chains,
         )
-        return NOTHING if found == NOTHING else found
+        return NO_FINDINGS if found == NO_FINDINGS else found
 
     def _take_lines(self, lines: bytes) -> None:
         """Take whole lines, the usual ones at once."""
@@ -165,7 +165,7 @@ class OpenRecord:
         unmarked = line.rstrip(_MARKS)
         self.marks += len(unmarked) < len(line)
         count = len(self.residues) + self.excess
-        found = read_line(unmarked, self._print, count, count - self._gaps)
+        found = read_line(unmarked, self._layout, count, count - self._gaps)
         self.comments += found.is_comment
         self.numbers += found.numbers
         self.whitespace += found.whitespace

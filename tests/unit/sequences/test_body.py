@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.unit.sequences.test_split import fasta, proteins, refusal, run
 from virnucpro.errors import DataError, InputError
-from virnucpro.sequences.body import Print, read_line
+from virnucpro.sequences.body import Layout, read_line
 from virnucpro.sequences.fasta import FastaParser
 
 MEMBRANE = "MSLLTEVETPIRNEWGCRCNDSSDPLVVAASIIGIVHLILWIIDRLFSKS"
@@ -47,6 +47,8 @@ RESIDUES = {
     "blocks of ten": "MSLLTEVETP IRNEWGCRCN DSSDPLVVAA\nSIIGIVHLIL WII",
     "GenBank": "        1 mslltevetp irnewgcrcn\n       21 dsspliv",
     "EMBL": "     MSLLTEVETP IRNEWGCRCN        20\n     DSSPLIV     27",
+    "a short one with its number": "1 MSLLT",
+    "a short one with its length": "MSLLTEV 7",
     "one block a line": "1 MSLLTEVETPIRNEWGCRCN\n21 DSSPL",
     "lines cut short": "    1 mslltevetp irnewgcrcn dssdplv\n   61 aasiigivhl",
     "a part of a sequence": "121 mslltevetp irnewgcrcn dssdplvvaa siigivhlil",
@@ -60,7 +62,7 @@ RESIDUES = {
     "gaps and stops": "MSL--LTE.V*",
     "no-break spaces": "MSLLT\u00a0EVETPI\u00a0RN\u00a0\n\u3000IRNEW",
     "no-break spaces in blocks": "1\u00a0mslltevetp\u00a0irnewgcrcn\n21\u00a0dssdplv",
-    "invisible spaces": "MSL\u200bLTEVE\u00ad\u200bTP\ufeff\nsll\u200bte",
+    "invisible spaces": "MSL\u200bLTEVE\u00ad\u200bTP\ufeff\nsll\u200bte\u200e\u2063",
     "dashes": "MSL\u2013LT\u2212E\u2014V",
     "tabs at the ends": "\tMSLLTE\t \n IR ",
 }
@@ -70,14 +72,14 @@ RESIDUES = {
 @pytest.mark.parametrize("case", RESIDUES)
 def test_residues_are_found_in_every_print(case, tmp_path):
     body = RESIDUES[case]
-    letters = re.sub(r"[\s\d\u200b\u00ad\ufeff]", "", body).translate(
+    letters = re.sub(r"[\s\d\u200b\u00ad\ufeff\u200e\u2063]", "", body).translate(
         {0x2013: 45, 0x2212: 45, 0x2014: 45}
     )
     data = sample(body)
     for sizes in (None, [1], [7]):
         record = parse(data, sizes)[1]
         assert record.residues.decode() == letters
-        assert not record.besides.text_line
+        assert not record.findings.text_line
     result = run(tmp_path, data, input_type="protein")
     assert not result.quarantine
     assert bool(result.manifest["changes"]["numbers"]) == bool(re.search(r"\d", body))
@@ -90,7 +92,7 @@ def test_a_letter_outside_ascii_counts_once(tmp_path):
     assert [row["length"] for row in result.records][1:3] == [10, 22]
     latin1 = b">a\nMSL\xc4TE\xa0\n>b\n" + b"MSLLT\xa0" * 4 + b"M"
     assert [r.residues for r in parse(latin1)] == [b"MSL?TE", b"MSLLT" * 4 + b"M"]
-    assert not any(record.besides.text_line for record in parse(latin1))
+    assert not any(record.findings.text_line for record in parse(latin1))
 
 
 # --- text ---------------------------------------------------------------------------------------
@@ -107,6 +109,9 @@ TEXT = {
     "numbers that go back": ("1 MSLLTEVETP IRNEW\n1 MNPNQKIITI GSVCM", 5),
     "a number in a sentence": ("page 4", 4),
     "a number and a sentence": ("503 service unavailable", 4),
+    "a number of thousands of digits": (f"{'7' * 5000} MSLLTEVETP", 4),
+    "digits alone": ("7" * 5000, 4),
+    "digits of another script": ("\u0661 MSLLT EVETPIRNE", 4),
     "markup": ("MSLLTE\n<b>bold</b>", 5),
     "digits among letters": ("MSL77LTE", 4),
     "words in mixed case": ("Access Denied", 4),
@@ -177,6 +182,12 @@ def test_headers_of_clusters_are_dropped_and_their_ids_stay(tmp_path):
     assert result.manifest["left_out"] == {"cluster headers": 2}
 
 
+def test_an_id_may_be_white_space_of_another_kind(tmp_path):
+    result = run(tmp_path, b">\x0b\n>\x0b\nMKV\n>\xc2\xa0\n>x\nMKL\n")
+    assert [row["id"] for row in result.records] == ["\x0b", "x"]
+    assert [row["id"] for row in result.quarantine] == ["\xa0"]
+
+
 def test_unknown_residues_are_quarantined_or_told(tmp_path):
     data = b">x\n" + b"X" * 60 + b"\n>b\n" + b"xB" * 30 + b"\n>half\n" + b"MX" * 20 + b"\n"
     result = run(tmp_path, data)
@@ -213,10 +224,11 @@ def test_glued_records_refuse_the_file_with_the_line(case, tmp_path):
 
 @pytest.mark.fault(48)
 def test_pir_is_refused(tmp_path):
-    data = f">P1;CAP_TEST\nCapsid protein\n{MEMBRANE}*\n".encode()
-    error = refusal(tmp_path, sample() + data)
-    assert "PIR" in error.message
-    assert "SeqIO.convert" in error.hint
+    for title, end in (("Capsid protein", "*"), ("Capsid", "*"), ("Capsid", "")):
+        data = f">P1;CAP_TEST\n{title}\n{MEMBRANE}{end}\n".encode()
+        error = refusal(tmp_path, sample() + data + b">z\nMKV\n")
+        assert "PIR" in error.message
+        assert "SeqIO.convert" in error.hint
 
 
 # --- nucleotides --------------------------------------------------------------------------------
@@ -391,11 +403,11 @@ def test_residues_are_those_of_the_lines_one_by_one(body):
         record = parse(("\n".join([">p1 x", *body]) + "\n").encode())[0]
     except InputError:
         return
-    prints, letters, gaps, text = Print(), b"", 0, False
+    layout, letters, gaps, text = Layout(), b"", 0, False
     for line in body:
-        found = read_line(line.encode().rstrip(b"\0"), prints, len(letters), len(letters) - gaps)
+        found = read_line(line.encode().rstrip(b"\0"), layout, len(letters), len(letters) - gaps)
         letters += found.letters
         gaps = letters.count(b"-") + letters.count(b".")
         text = text or found.is_text
     assert record.residues == letters
-    assert bool(record.besides.text_line) == text
+    assert bool(record.findings.text_line) == text

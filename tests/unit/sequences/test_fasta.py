@@ -67,7 +67,7 @@ def test_line_ends_do_not_change_the_records(name, data):
     for sizes in (None, [1], [2], [3, 5]):
         records = parse(data, sizes)
         assert facts(records) == GOOD_RECORDS, name
-        assert not any(record.besides.whitespace for record in records)
+        assert not any(record.findings.whitespace for record in records)
 
 
 @pytest.mark.fault(27)
@@ -81,8 +81,8 @@ def test_white_space_between_letters_is_removed_and_counted():
     data = b">a\nMK VL\tL \n  LA A\n>b\nMK\n"
     for sizes in (None, [1], [2], [3], [7]):
         first, second = parse(data, sizes)
-        assert (first.residues, first.besides.whitespace) == (b"MKVLLLAA", 3)
-        assert (second.residues, second.besides.whitespace) == (b"MK", 0)
+        assert (first.residues, first.findings.whitespace) == (b"MKVLLLAA", 3)
+        assert (second.residues, second.findings.whitespace) == (b"MK", 0)
 
 
 @pytest.mark.fault(33)
@@ -115,7 +115,7 @@ def test_a_record_over_the_limit_is_cut_and_its_length_known():
         records = parse(data, sizes, limit=3)
         assert [record.residues for record in records] == [b"MKV"] * 3
         assert [record.length for record in records] == [500, 3, 4]
-        assert [record.besides.excess for record in records] == [497, 0, 1]
+        assert [record.findings.excess for record in records] == [497, 0, 1]
         assert [record.line for record in records] == [1, 102, 104]
 
 
