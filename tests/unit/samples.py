@@ -28,21 +28,8 @@ from virnucpro.sequences.manifest import (
     RecordCounts,
     ShardEntry,
 )
+from virnucpro.sequences.outputs import RECORDS_SCHEMA
 
-RECORD_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("description", pa.string()),
-        ("length", pa.int32()),
-        ("key", pa.binary(16)),
-        ("shard", pa.int32()),
-        ("replaced", pa.int32()),
-        ("unknown", pa.int32()),
-        ("normalised", pa.bool_()),
-        ("file", pa.int32()),
-        ("line", pa.int64()),
-    ]
-)
 TRACE = "step\titems\ttokens\tseconds\tpeak_memory_bytes\tnote\tcrc32\n"
 
 
@@ -123,7 +110,7 @@ class Sample:
         ]
 
     def write_records(self, rows: list[dict[str, Any]]) -> None:
-        pq.write_table(pa.Table.from_pylist(rows, schema=RECORD_SCHEMA), self.records)
+        pq.write_table(pa.Table.from_pylist(rows, schema=RECORDS_SCHEMA), self.records)
         manifest = self.shards_dir / "manifest.json"
         if manifest.exists():
             write_json(manifest, read_json(manifest) | {"records_sha256": sha256_of(self.records)})

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from virnucpro.plan.first_fit import (
-    SPECIAL_TOKENS,
     batch_offsets,
     first_fit_decreasing,
     longest_first,
 )
+from virnucpro.sequences.alphabet import SPECIAL_TOKENS
 
 __all__ = [
     "SPECIAL_TOKENS",

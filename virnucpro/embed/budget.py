@@ -30,7 +30,7 @@ from virnucpro.formats import BUDGET_FORMAT, check_format
 from virnucpro.model.devices import device_name, select_device, select_dtype
 from virnucpro.model.esm2 import PackedESM2
 from virnucpro.model.loading import load_model
-from virnucpro.plan.first_fit import SPECIAL_TOKENS
+from virnucpro.sequences.alphabet import SPECIAL_TOKENS
 
 __all__ = ["Budget", "measure_budget", "read_budget", "write_measured_budget"]
 

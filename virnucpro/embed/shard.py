@@ -48,9 +48,9 @@ from virnucpro.formats import EMBED_FORMAT, EXTRA_ARRAYS, extra_path
 from virnucpro.model.devices import device_name, dtype_name, select_device, select_dtype
 from virnucpro.model.esm2 import PackedESM2
 from virnucpro.model.loading import load_model
-from virnucpro.plan.first_fit import SPECIAL_TOKENS
 from virnucpro.plan.plan import Plan, read_plan
 from virnucpro.progress import Progress
+from virnucpro.sequences.alphabet import SPECIAL_TOKENS
 
 __all__ = ["EmbedOptions", "ShardFiles", "embed_shard"]
 

@@ -10,8 +10,8 @@ from virnucpro.embed.readout import Readout
 from virnucpro.errors import InputError
 from virnucpro.model.devices import device_name
 from virnucpro.model.esm2 import PackedESM2
-from virnucpro.plan.first_fit import SPECIAL_TOKENS
 from virnucpro.plan.plan import Plan
+from virnucpro.sequences.alphabet import SPECIAL_TOKENS
 
 __all__ = ["choose_tokens_per_step"]
 

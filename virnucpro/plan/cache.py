@@ -10,24 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 
 from virnucpro.errors import DataError, VirnucproError
-from virnucpro.files import sha256_of, write_bytes
+from virnucpro.files import write_bytes
 from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.plan import parse_plan
 from virnucpro.plan.report import PlanReport, read_report, write_report
+from virnucpro.sequences.shards import shard_digits
 
-__all__ = ["CacheEntry", "PlannedShard", "shard_digits"]
+__all__ = ["CacheEntry", "PlannedShard"]
 
 logger = logging.getLogger(__name__)
-
-_DIGITS = 12  # of a shard's SHA-256: as many as `split` puts into its name
-_NAMED_BY_CONTENT = re.compile(rf"\d+-([0-9a-f]{{{_DIGITS}}})")
 
 
 @dataclass(frozen=True)
@@ -36,12 +33,6 @@ class PlannedShard:
 
     content: bytes
     report: PlanReport
-
-
-def shard_digits(shard: Path) -> str:
-    """Return the first digits of a shard's SHA-256: from its name, or else from its content."""
-    match = _NAMED_BY_CONTENT.fullmatch(shard.stem)
-    return match[1] if match else sha256_of(shard)[:_DIGITS]
 
 
 class CacheEntry:

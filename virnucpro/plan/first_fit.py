@@ -21,15 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "SPECIAL_TOKENS",
     "batch_offsets",
     "first_fit_decreasing",
     "longest_first",
     "place_histogram",
 ]
-
-#: Tokens that ESM-2 adds to each sequence: ``<cls>`` (BOS) in front and ``<eos>`` behind.
-SPECIAL_TOKENS = 2
 
 IntArray = NDArray[np.int64]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from virnucpro.errors import InputError
 from virnucpro.formats import PLAN_FORMAT
-from virnucpro.plan.first_fit import SPECIAL_TOKENS
+from virnucpro.sequences.alphabet import SPECIAL_TOKENS
 
 __all__ = ["ALGORITHM", "LONG_SEQUENCES", "PlanParameters"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.errors import DataError, InputError
-from virnucpro.plan.first_fit import SPECIAL_TOKENS, first_fit_decreasing
+from virnucpro.plan.first_fit import first_fit_decreasing
 from virnucpro.plan.items import Items, cut_items, increasing, key_array
 from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.table import (
@@ -25,6 +25,7 @@ from virnucpro.plan.table import (
     read_plan,
     write_plan,
 )
+from virnucpro.sequences.alphabet import SPECIAL_TOKENS
 
 __all__ = [
     "Plan",

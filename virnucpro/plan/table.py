@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from virnucpro.errors import DataError
 from virnucpro.files import write_bytes
 from virnucpro.formats import PLAN_FORMAT, check_format, parse
-from virnucpro.plan.first_fit import SPECIAL_TOKENS, batch_offsets
+from virnucpro.plan.first_fit import batch_offsets
 from virnucpro.plan.items import represented
 from virnucpro.plan.parameters import PlanParameters
-from virnucpro.sequences.alphabet import KEY_BYTES
+from virnucpro.sequences.alphabet import KEY_BYTES, SPECIAL_TOKENS
 
 __all__ = [
     "SCHEMA",

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from virnucpro.errors import DataError
 from virnucpro.merge.records import iter_numbers
 from virnucpro.merge.shards import check_complete
-from virnucpro.plan.first_fit import SPECIAL_TOKENS
 from virnucpro.plan.items import count_windows
 from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.report import Packing, Padding, PlanReport, read_report, share
+from virnucpro.sequences.alphabet import SPECIAL_TOKENS
 from virnucpro.sequences.manifest import Manifest
 
 __all__ = [

@@ -17,6 +17,7 @@ __all__ = [
     "KEY_BYTES",
     "KNOWN",
     "RESIDUES",
+    "SPECIAL_TOKENS",
     "Normalised",
     "count_unknown",
     "normalise",
@@ -26,6 +27,9 @@ __all__ = [
 
 RESIDUES = "LAGVSERTIDPKQNFYMHWCXBUZO"
 """The residue letters of ESM-2's vocabulary (fair-esm, ``esm.constants.proteinseq_toks``)."""
+
+SPECIAL_TOKENS = 2
+"""Tokens that ESM-2 adds to each sequence: ``<cls>`` (BOS) in front and ``<eos>`` behind."""
 
 CHANGES = ("upper_case", "whitespace", "stop_removed", "gap_removed", "replaced", "numbers")
 """Kinds of change that are counted, in letters; of position numbers, in numbers."""

@@ -21,7 +21,7 @@ __all__ = [
     "write_manifest",
 ]
 
-CHOICES = {
+_CHOICES = {
     "input_type": ("protein", "any"),
     "ids": ("first_word", "whole_header"),
     "duplicate_ids": ("error", "suffix"),
@@ -58,7 +58,7 @@ class SplitParameters:
             raise InputError(
                 f"max_record_residues is {self.max_record_residues}, not in [1, {(1 << 31) - 1}]"
             )
-        for name, choices in CHOICES.items():
+        for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 listed = " or ".join(map(repr, choices))
                 raise InputError(f"{name} is {getattr(self, name)!r}, not {listed}")

@@ -19,14 +19,13 @@ import pyarrow.parquet as pq
 
 from virnucpro.files import atomic_path, give_name
 from virnucpro.progress import Progress
-from virnucpro.sequences.alphabet import KEY_BYTES
+from virnucpro.sequences.alphabet import KEY_BYTES, SPECIAL_TOKENS
 from virnucpro.sequences.identifiers import Renames
 from virnucpro.sequences.manifest import Lengths, ShardEntry
-from virnucpro.sequences.shards import shard_bytes
+from virnucpro.sequences.shards import shard_bytes, shard_name
 from virnucpro.sequences.spool import BUCKETS, PARTITIONS, PartitionSpool, RecordSpool
 
 __all__ = [
-    "NAME_DIGITS",
     "QUARANTINE_COLUMNS",
     "RECORDS_SCHEMA",
     "ShardTotals",
@@ -59,9 +58,6 @@ _REPETITIVE = [
     "normalised",
     "file",
 ]  # worth a dictionary in Parquet
-NAME_DIGITS = 12
-"""Digits of a shard's SHA-256 in its name."""
-
 _FRAME = 2 * KEY_BYTES + 2  # of a spooled line: the key, a space, a line feed
 
 
@@ -150,14 +146,14 @@ def write_shards(spool: PartitionSpool, number: int, directory: Path, sample: st
                     handle.write(content)
                     digest.update(content)
                     lengths.update(map(len, lines))
-            name = f"{shard:05d}-{digest.hexdigest()[:NAME_DIGITS]}"
+            name = shard_name(shard, digest.hexdigest())
             give_name(unnamed, directory / f"{name}.fasta")
             lengths = Counter({size - _FRAME: count for size, count in lengths.items()})
             totals.lengths.update(lengths)
             entries[shard] = ShardEntry(
                 name,
                 sequences=lengths.total(),
-                tokens=sum((length + 2) * count for length, count in lengths.items()),
+                tokens=sum((length + SPECIAL_TOKENS) * count for length, count in lengths.items()),
                 sha256=digest.hexdigest(),
             )
             progress.step(1)

@@ -7,16 +7,26 @@ a shard's bytes follow from the set of its sequences and from nothing else.
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from virnucpro.errors import DataError
-from virnucpro.files import write_bytes
+from virnucpro.files import sha256_of, write_bytes
 from virnucpro.sequences.alphabet import sequence_key, sequence_keys
 
-__all__ = ["ShardSequences", "read_shard", "shard_bytes", "write_shard"]
+__all__ = [
+    "ShardSequences",
+    "read_shard",
+    "shard_bytes",
+    "shard_digits",
+    "shard_name",
+    "write_shard",
+]
 
+_DIGITS = 12  # of a shard's SHA-256, in its name
+_NAMED_BY_CONTENT = re.compile(rf"\d+-([0-9a-f]{{{_DIGITS}}})")
 _HINT = "remove the shards of this sample, so that they are made again"
 
 
@@ -35,6 +45,17 @@ class ShardSequences:
     def __len__(self) -> int:
         """Number of sequences."""
         return len(self.keys)
+
+
+def shard_name(number: int, sha256: str) -> str:
+    """Name a shard by its number and its content, whose SHA-256 is given in hexadecimal."""
+    return f"{number:05d}-{sha256[:_DIGITS]}"
+
+
+def shard_digits(shard: Path) -> str:
+    """Return the first digits of a shard's SHA-256: from its name, or else from its content."""
+    match = _NAMED_BY_CONTENT.fullmatch(shard.stem)
+    return match[1] if match else sha256_of(shard)[:_DIGITS]
 
 
 def shard_bytes(lines: Iterable[bytes]) -> bytes:

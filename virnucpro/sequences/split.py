@@ -15,6 +15,7 @@ from pathlib import Path
 from virnucpro.errors import DataError, InputError
 from virnucpro.files import atomic_path, scratch_directory, sha256_of
 from virnucpro.progress import Progress
+from virnucpro.sequences.alphabet import SPECIAL_TOKENS
 from virnucpro.sequences.compression import STANDARD_INPUT, name_of
 from virnucpro.sequences.identifiers import (
     Renames,
@@ -116,7 +117,7 @@ def split(
             left_out={name: count for name, count in sorted(intake.left_out.items()) if count},
             sequences=totals.sequences,
             residues=totals.residues,
-            tokens=totals.residues + 2 * totals.sequences,
+            tokens=totals.residues + SPECIAL_TOKENS * totals.sequences,
             lengths=totals.length_summary(),
             shards=totals.shards,
             records_sha256=sha256_of(new_records),

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from virnucpro.sequences.alphabet import KEY_BYTES
+from virnucpro.sequences.alphabet import KEY_BYTES, SPECIAL_TOKENS
 from virnucpro.sequences.record import Record
 
 __all__ = ["BUCKETS", "PARTITIONS", "PartitionSpool", "RecordSpool", "hash_id"]
@@ -107,7 +107,7 @@ class PartitionSpool:
         joined = b"".join(self._keys)
         keys = np.frombuffer(joined, np.uint8).reshape(-1, KEY_BYTES)
         lengths = np.fromiter(map(len, self._residues), np.int64, len(keys))
-        np.add.at(self._tokens, keys[:, :2].copy().view("<u2")[:, 0], lengths + 2)
+        np.add.at(self._tokens, keys[:, :2].copy().view("<u2")[:, 0], lengths + SPECIAL_TOKENS)
         hexadecimal = np.frombuffer(joined.hex().encode(), f"S{2 * KEY_BYTES}").tolist()
         order = np.argsort(keys[:, 0], kind="stable")
         ends = np.cumsum(np.bincount(keys[:, 0], minlength=PARTITIONS))

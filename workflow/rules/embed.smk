@@ -29,7 +29,7 @@ rule embed:
         token_budget=step_tokens,
         device=lookup(within=config, dpath="embed/device"),
         cache_dir=lookup(within=config, dpath="cache_dir"),
-        # As params they would be a reason to embed again, where Snakemake looks at those.
+        # Not params: with the rerun trigger `params`, another path would be embedded again.
         shard=shard_fasta,
         weights=MODEL_WEIGHTS,
         model_receipt=MODEL_RECEIPT,

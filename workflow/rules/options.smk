@@ -1,4 +1,4 @@
-"""Params of the rules: the configuration as options of the command line, and what they write."""
+"""Params of the rules: the configuration as options of the command line, and the files it asks for."""
 
 from pathlib import Path
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from os.path import normpath
 from pathlib import Path
 
 from snakemake.jobs import Job
@@ -168,13 +169,14 @@ def check_targets():
     Without a target the requests are asked for, and the result is made again. For a file Snakemake
     may say that nothing is to be done: it does not look behind a checkpoint that is to run.
     """
+    words = set(map(normpath, sys.argv))  # Snakemake takes ./results for results
     for sample in SAMPLES:
         results = [*rules.merge.output, *rules.report.output]
         for request, patterns in (
             (results_request(sample), results),
             (plans_request(sample), rules.plan_report.output),
         ):
-            for path in set(expand(patterns, sample=sample)).intersection(sys.argv):
+            for path in set(expand(patterns, sample=sample)).intersection(words):
                 if Path(path).exists() and not Path(request).exists():
                     raise WorkflowError(
                         f"{path} is of an earlier input or configuration: run the workflow"

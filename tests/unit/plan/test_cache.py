@@ -12,9 +12,9 @@ from virnucpro.formats import PLAN_FORMAT
 from virnucpro.plan import build, parameters, table
 from virnucpro.plan import report as report_module
 from virnucpro.plan.build import plan_shard
-from virnucpro.plan.cache import CacheEntry, shard_digits
+from virnucpro.plan.cache import CacheEntry
 from virnucpro.plan.parameters import PlanParameters
-from virnucpro.sequences.shards import write_shard
+from virnucpro.sequences.shards import shard_digits, write_shard
 from virnucpro.sequences.split import split
 
 PARAMETERS = PlanParameters(24, 20)
@@ -73,7 +73,7 @@ def test_a_hit_reads_no_shard_and_plans_nothing(plan, shard, monkeypatch, caplog
     for name in ("read_shard", "make_plan", "efficiency_report"):
         monkeypatch.setattr(build, name, None)
     shard.chmod(0)
-    monkeypatch.setattr("virnucpro.plan.cache.sha256_of", None)
+    monkeypatch.setattr("virnucpro.sequences.shards.sha256_of", None)
     assert plan() == first
     assert "is not used" not in caplog.text
 

@@ -81,15 +81,10 @@ def test_same_numbers_give_the_same_bytes_without_a_date(tmp_path: Path, name: s
 
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_no_text_is_cut_off_and_no_tick_labels_overlap(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, name: str, drawn: list[Figure]
 ) -> None:
-    figures = []
-    save = Figure.savefig
-    monkeypatch.setattr(
-        Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))
-    )
     DRAWINGS[name](tmp_path / "x.svg")
-    figure = figures[0]
+    figure = drawn[0]
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     axes = figure.axes[-1]
@@ -119,16 +114,9 @@ def test_no_text_is_cut_off_and_no_tick_labels_overlap(
             assert not left.overlaps(right)
 
 
-def test_whole_and_cut_records_never_share_a_bar(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    figures = []
-    save = Figure.savefig
-    monkeypatch.setattr(
-        Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))
-    )
+def test_whole_and_cut_records_never_share_a_bar(tmp_path: Path, drawn: list[Figure]) -> None:
     DRAWINGS["usual"](tmp_path / "x.svg")
-    axes = figures[0].axes[0]
+    axes = drawn[0].axes[0]
     heights = {True: 0.0, False: 0.0}
     for bar in axes.patches:
         assert bar.get_x() >= 1023 or bar.get_x() + bar.get_width() <= 1023
@@ -149,15 +137,10 @@ def test_drawing_leaves_the_settings_of_matplotlib_alone(tmp_path: Path) -> None
 
 
 def test_duplicates_are_counted_as_records_beyond_the_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, drawn: list[Figure]
 ) -> None:
-    figures = []
-    save = Figure.savefig
-    monkeypatch.setattr(
-        Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))
-    )
     copies({1: 10, 2: 3, 20: 1}, tmp_path / "x.svg")
-    axes = figures[0].axes[0]
+    axes = drawn[0].axes[0]
     # 10 + 6 + 20 records, of which 10 + 3 + 1 are the first of their sequence.
     assert axes.get_title(loc="left").startswith("22 of 36 records (61.11%) repeat a sequence")
     assert [text.get_text() for text in axes.texts] == ["10", "3", "0", "0", "0", "1"]

@@ -47,20 +47,15 @@ DRAWINGS: dict[str, Callable[[Projection, str | None, Path], None]] = {
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("drawing", DRAWINGS)
 def test_same_points_give_the_same_bytes_and_nothing_is_cut_off(
-    case: str, drawing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: str, drawing: str, tmp_path: Path, drawn: list[Figure]
 ) -> None:
-    figures = []
-    save = Figure.savefig
-    monkeypatch.setattr(
-        Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))
-    )
     notice = "demo model: its weights are random, so this map carries no biology"
     for number in range(2):
         DRAWINGS[drawing](CASES[case], notice, tmp_path / f"{number}.svg")
     content = (tmp_path / "0.svg").read_bytes()
     assert content == (tmp_path / "1.svg").read_bytes()
     assert b"<dc:date>" not in content
-    figure = figures[0]
+    figure = drawn[0]
     FigureCanvasAgg(figure).draw()
     texts = [text for legend in figure.legends for text in legend.get_texts()]
     for axes in figure.axes:
@@ -81,21 +76,16 @@ def test_many_points_stay_a_small_file(tmp_path: Path) -> None:
 
 
 def test_largest_samples_have_a_look_of_their_own_and_the_others_share_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, drawn: list[Figure]
 ) -> None:
-    figures = []
-    save = Figure.savefig
-    monkeypatch.setattr(
-        Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))
-    )
     found = projection(1000, 9)
     map_by_sample(found, [f"s{number}" for number in range(9)], None, tmp_path / "x.svg")
-    labels = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    labels = [text.get_text() for text in drawn[0].legends[0].get_texts()]
     assert sorted(labels) == sorted([*(f"s{number}" for number in range(7)), "2 other samples"])
     looks = {
         (tuple(drawn.get_facecolor()[0]), drawn.get_paths()[0].vertices.tobytes())
-        for drawn in figures[0].axes[0].collections
+        for drawn in drawn[0].axes[0].collections
     }
     assert len(looks) == 8
-    drawn = sum(len(points.get_offsets()) for points in figures[0].axes[0].collections)
+    drawn = sum(len(points.get_offsets()) for points in drawn[0].axes[0].collections)
     assert drawn == 1000
