@@ -29,6 +29,7 @@ __all__ = ["Intake", "quarantine_reason"]
 
 _SHOWN = 60  # characters of a header in a quarantine detail
 _SHORTEST_ID = 4  # that is recognised in place of its sequence; one residue may be named for itself
+_KNOWN_BUT_LEUCINE = KNOWN.replace(b"L", b"")  # what is left tells both: unknown, or leucines
 _FEW_LEUCINES = 20  # letters for each; most proteins have more, and no nucleotides have
 _SENTENCE = 20  # a word of this many capital letters is taken for residues, not for a name
 
@@ -125,13 +126,14 @@ class Intake:
     def _take(self, record: Record, file: int) -> None:
         residues = record.residues
         size = len(residues)
+        rest = residues.translate(None, _KNOWN_BUT_LEUCINE)
         if (
             size
-            and not residues.translate(None, KNOWN)
+            and not rest.strip(b"L")
             and record.findings is NO_FINDINGS
             and size != len(record.id)
             and (
-                residues.count(b"L") * _FEW_LEUCINES > size
+                len(rest) * _FEW_LEUCINES > size
                 or self.parameters.input_type == "any"
                 or not are_nucleotides(residues)
             )
