@@ -55,8 +55,7 @@ from virnucpro.embed.step import StepShape
 from virnucpro.model.canonical import canonical_state
 from virnucpro.model.config import ModelConfig
 from virnucpro.model.devices import DTYPES
-from virnucpro.model.esm2 import PackedESM2
-from virnucpro.model.float8 import Float8ESM2
+from virnucpro.model.loading import build_model
 
 PLAN_TOKENS = 4096  # planned batches; as many as fit run side by side in a step
 COMPARED = 64  # sequences whose pooled vectors are compared with float32
@@ -92,8 +91,7 @@ class Ours:
         dtype: str,
         attention: str = "auto",
     ) -> None:
-        kind = Float8ESM2 if dtype == "float8" else PackedESM2
-        self.model = kind.from_state_dict(
+        self.model = build_model(
             config, state, dtype=DTYPES[dtype], device=device, attention=attention
         )
         self.counts, self.tokens = token_counts(sequences), budget

@@ -28,7 +28,7 @@ from virnucpro.embed.engine import Engine
 from virnucpro.embed.step import StepShape
 from virnucpro.model.canonical import canonical_state
 from virnucpro.model.devices import DTYPES, select_device, select_dtype
-from virnucpro.model.esm2 import PackedESM2
+from virnucpro.model.loading import build_model
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "mean": {},
@@ -46,7 +46,7 @@ def passes(options: argparse.Namespace, device: torch.device) -> Iterator[tuple[
     source = random_fair_esm(config, device)
     state = canonical_state(config, source.state_dict(), Path("random weights"))
     dtype = DTYPES[options.dtype] if options.dtype else select_dtype("auto", device)[0]
-    model = PackedESM2.from_state_dict(config, state, dtype=dtype, device=device, head=True)
+    model = build_model(config, state, dtype=dtype, device=device, head=True)
     sequences = random_proteins(options.sequences, options.seed)
     tokens = count_tokens(sequences)
     converter = esm.data.Alphabet.from_architecture("ESM-1b").get_batch_converter()

@@ -10,8 +10,7 @@ from virnucpro.data.packing import first_fit_decreasing
 from virnucpro.embed.engine import Engine
 from virnucpro.embed.step import StepShape
 from virnucpro.model.config import KNOWN_MODELS
-from virnucpro.model.esm2 import PackedESM2
-from virnucpro.model.float8 import Float8ESM2
+from virnucpro.model.loading import build_model
 
 pytestmark = pytest.mark.gpu
 
@@ -67,8 +66,7 @@ def embed_all(engine, sequences, order=None):
 
 def make_engine(reference, dtype, tokens=TOKENS, attention="auto", **readout):
     config, _, state = reference
-    kind = Float8ESM2 if dtype == torch.float8_e4m3fn else PackedESM2
-    model = kind.from_state_dict(
+    model = build_model(
         config, state, dtype=dtype, device="cuda", attention=attention, head=bool(readout)
     )
     shape = StepShape.for_lengths(tokens, tokens // 3, LONGEST)
@@ -141,10 +139,10 @@ def test_all_that_can_be_read_out_has_its_own_bits_and_agrees_with_plain_torch(
     assert np.array_equal(first.likelihood[order], other.likelihood)
     found = zip(order, other.residues, strict=True)
     assert all(np.array_equal(first.residues[i], residues) for i, residues in found)
-    twin = run(plain, np.arange(len(some)))
-    np.testing.assert_allclose(first.pooled, twin.pooled, atol=2e-3)
-    np.testing.assert_allclose(first.likelihood, twin.likelihood, atol=2e-3)
-    for i, (ours, theirs) in enumerate(zip(first.residues, twin.residues, strict=True)):
+    expected = run(plain, np.arange(len(some)))
+    np.testing.assert_allclose(first.pooled, expected.pooled, atol=2e-3)
+    np.testing.assert_allclose(first.likelihood, expected.likelihood, atol=2e-3)
+    for i, (ours, theirs) in enumerate(zip(first.residues, expected.residues, strict=True)):
         assert ours.shape == (kept[i, 1] - kept[i, 0], 2, engine.model.config.dim)
         np.testing.assert_allclose(ours, theirs, atol=2e-3)
         if pooling == "max":
@@ -194,9 +192,7 @@ def test_steps_in_flight_do_not_mix(reference, sequences):
 def test_other_backends_agree_with_the_kernels(reference, sequences, backend):
     config, _, state = reference
     some = sequences[:40]
-    model = PackedESM2.from_state_dict(
-        config, state, dtype=torch.float16, device="cuda", attention=backend
-    )
+    model = build_model(config, state, dtype=torch.float16, device="cuda", attention=backend)
     shape = StepShape.for_lengths(TOKENS, TOKENS // 3, LONGEST)
     other = Engine(model, shape, [config.layers // 2, config.layers])
     ours = embed_all(make_engine(reference, torch.float16), some)

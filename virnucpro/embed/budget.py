@@ -235,7 +235,7 @@ def _budget(
         weights_sha256=weights_sha256,
         device=device_name(model.device),
         dtype=model.precision,
-        backend=model.attend.name,
+        backend=model.backend.name,
         tokens_per_step=tokens,
         bytes_per_token=bytes_per_token,
         tokens_per_second=rates.get(tokens, max(rates.values())),

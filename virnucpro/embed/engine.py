@@ -176,7 +176,7 @@ class Engine:
         Steps of the run's shape are replayed from a CUDA graph where the device has them.
         """
         model = model or self.model
-        if shape == self.shape and model is self.model and model.attend.on_device:
+        if shape == self.shape and model is self.model and model.backend.on_device:
             if self._graph is None:
                 self._graph = StepGraph(model, step, shape.max_seqlen, self.readout)
             return self._graph(step)

@@ -83,7 +83,7 @@ class Readout:
         likelihood = residues = None
         if self.likelihood:
             each = model.log_likelihood(found[last], tokens)
-            likelihood = model.kernels.pool_mean(each[:, None], ranges)[:, 0]
+            likelihood = model.backend.kernels.pool_mean(each[:, None], ranges)[:, 0]
         if self.residues is not None:
             # What is written is what is pooled: a value that does not fit shows in the mean.
             hidden = [layer.to(self.residues) for layer in hidden]
@@ -99,7 +99,7 @@ class Readout:
             return hidden.index_select(0, first).float()
         if self.pooling == "max":
             return reference.pool_max(hidden, ranges)
-        pooled: Tensor = model.kernels.pool_mean(hidden, ranges)
+        pooled: Tensor = model.backend.kernels.pool_mean(hidden, ranges)
         return pooled
 
 

@@ -211,7 +211,7 @@ def _compute(
             if "residues" in extras
             else Pieces(
                 pieces_directory(files.embeddings),
-                {**wanted, "backend": model.attend.name, "threads": _threads(model.device)},
+                {**wanted, "backend": model.backend.name, "threads": _threads(model.device)},
                 shape,
                 output.value_dtype,
             )
@@ -246,7 +246,7 @@ def _compute(
             "extras": {name: sha256_of(path) for name, path in extras.items()},
             "shape": [plan.sequences, *shape],
             "layers": layers,
-            "backend": model.attend.name,
+            "backend": model.backend.name,
             "tokens_per_step": tokens,
             **output.summary(),
         }

@@ -66,7 +66,7 @@ def _budget_here(
         "weights_sha256": weights_sha256,
         "device": device_name(model.device),
         "dtype": model.precision,
-        "backend": model.attend.name,
+        "backend": model.backend.name,
         "readout": readout.facts(),
     }
     differing = [

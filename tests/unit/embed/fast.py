@@ -29,7 +29,7 @@ WEIGHTS = "ab" * 32
 class Model:
     device, precision = torch.device("cpu"), "float32"
 
-    class attend:
+    class backend:
         name = "imaginary"
 
     def resolve_layer(self, layer):

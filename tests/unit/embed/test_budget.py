@@ -127,7 +127,7 @@ class CudaModel:
     class config:
         name, layers = "imaginary", 1
 
-    class attend:
+    class backend:
         name = "varlen"
 
     device = torch.device("cuda", 0)

@@ -6,7 +6,7 @@ from tests.unit.embed.builders import collate, random_sequences, random_state
 from virnucpro.embed.engine import Engine
 from virnucpro.embed.exact import ExactModel
 from virnucpro.embed.step import StepShape
-from virnucpro.model.esm2 import PackedESM2
+from virnucpro.model.loading import build_model
 
 TOKENS, LONGEST = 1024, 256
 
@@ -113,8 +113,8 @@ def overflowing_state(config):
 @pytest.mark.fault(20)
 def test_row_that_overflows_is_computed_again_in_float32(config):
     state = overflowing_state(config)
-    half = PackedESM2.from_state_dict(config, state, dtype=torch.float16)
-    exact = PackedESM2.from_state_dict(config, state)
+    half = build_model(config, state, dtype=torch.float16)
+    exact = build_model(config, state)
     calls = []
 
     def load(_device):
@@ -140,7 +140,7 @@ def test_without_memory_for_float32_such_rows_are_quarantined_and_no_others(conf
     def load(_device):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    half = PackedESM2.from_state_dict(config, overflowing_state(config), dtype=torch.float16)
+    half = build_model(config, overflowing_state(config), dtype=torch.float16)
     shape = StepShape.for_lengths(TOKENS, 64, LONGEST)
     engine = Engine(half, shape, [1], ExactModel(load, torch.device("cpu")))
     result = engine.embed(collate(random_sequences(4)))
@@ -150,7 +150,7 @@ def test_without_memory_for_float32_such_rows_are_quarantined_and_no_others(conf
 
 @pytest.mark.fault(16)
 def test_after_a_step_that_did_not_fit_none_is_tried_at_that_size_again(config, monkeypatch):
-    model = PackedESM2.from_state_dict(config, random_state(config))
+    model = build_model(config, random_state(config))
     batches = [collate(random_sequences(6)) for _ in range(4)]
     expected = [result.pooled for _, result in make_engine(model).stream(batches)]
     launched = []
@@ -175,7 +175,7 @@ def test_after_a_step_that_did_not_fit_none_is_tried_at_that_size_again(config, 
 def test_row_that_is_not_finite_in_float32_is_quarantined_alone(config):
     state = random_state(config)
     state["embed_tokens.weight"][10] = torch.nan
-    model = PackedESM2.from_state_dict(config, state)
+    model = build_model(config, state)
     sequences = random_sequences(6)
     for i, sequence in enumerate(sequences):
         sequence[sequence == 10] = 11

@@ -23,7 +23,7 @@ from virnucpro.embed.shard import EmbedOptions, embed_shard
 from virnucpro.embed.step import StepShape
 from virnucpro.errors import DataError, InputError
 from virnucpro.files import read_json, sha256_of, write_json
-from virnucpro.model.esm2 import PackedESM2
+from virnucpro.model.loading import build_model
 from virnucpro.model.weights import load_weights
 from virnucpro.plan.plan import read_plan
 from virnucpro.sequences.shards import read_shard
@@ -253,7 +253,7 @@ class TestEngine:
     SHAPE = StepShape.for_lengths(1024, 64, 256)
 
     def engine(self, config, state, dtype=torch.float32, exact=None):
-        model = PackedESM2.from_state_dict(config, state, dtype=dtype, head=True)
+        model = build_model(config, state, dtype=dtype, head=True)
         return Engine(*(model, self.SHAPE, [1, 3], exact), residues=torch.float32, likelihood=True)
 
     @pytest.fixture

@@ -14,7 +14,7 @@ from virnucpro.embed.shard import EmbedOptions, embed_shard
 from virnucpro.errors import DataError, InputError
 from virnucpro.files import read_json, sha256_of
 from virnucpro.model.config import ModelConfig
-from virnucpro.model.esm2 import PackedESM2
+from virnucpro.model.loading import build_model
 from virnucpro.model.weights import load_weights
 from virnucpro.sequences.shards import read_shard
 
@@ -38,7 +38,7 @@ def files(tmp_path, demo):
 
 def alone(files, residues, layer=-1):
     config, state = load_weights(files.weights, files.model_receipt)
-    model = PackedESM2.from_state_dict(config, state)
+    model = build_model(config, state)
     tokens = torch.tensor([0, *("LAGVSERTIDPKQNFYMHWCXBUZO".index(c) + 4 for c in residues), 2])
     bounds = torch.tensor([0, len(tokens)], dtype=torch.int32)
     hidden = model(tokens, torch.arange(len(tokens)), bounds, len(tokens), [layer])
@@ -231,7 +231,7 @@ def test_value_outside_float16_is_quarantined_not_infinite(files, monkeypatch):
     config = ModelConfig("demo", 6, 320, 20)
     state = random_state(config)
     state["emb_layer_norm_after.weight"] = state["emb_layer_norm_after.weight"] * 1e7
-    model = PackedESM2.from_state_dict(config, state)
+    model = build_model(config, state)
     monkeypatch.setattr(shard_module, "load_model", lambda *_, **__: model)
     receipt = embed_shard(files, dataclasses.replace(CPU, output_dtype="float16"))
     array = np.load(files.embeddings)
