@@ -50,7 +50,9 @@ from peers import (
 from torch import Tensor, nn
 
 from virnucpro.data.collators import VarlenCollator
+from virnucpro.embed.batch import PackedBatch
 from virnucpro.embed.engine import Engine
+from virnucpro.embed.readout import Readout
 from virnucpro.embed.step import StepShape
 from virnucpro.model.canonical import canonical_state
 from virnucpro.model.config import ModelConfig
@@ -102,7 +104,7 @@ class Ours:
         few = self.batches(np.arange(min(COMPARED, len(sequences))))
         most = max(len(batch.index) for batch in everything + few)
         shape = StepShape.for_lengths(budget, most, LONGEST + 2)
-        self.engine = Engine(self.model, shape, [config.layers])
+        self.engine = Engine(self.model, shape, Readout([config.layers]))
 
     def batches(self, index: np.ndarray) -> list[Batch]:
         """Pack as a planned shard is: batches of the plan's size, side by side in a step."""
@@ -113,7 +115,9 @@ class Ours:
 
     def embed(self, batches: Sequence[Batch]) -> Iterator[Tensor]:
         """Compute from strings."""
-        for _, result in self.engine.stream(self.collate(batch.payload) for batch in batches):
+        for _, result in self.engine.stream(
+            PackedBatch.from_collated(self.collate(batch.payload)) for batch in batches
+        ):
             yield torch.from_numpy(result.pooled[:, 0])
 
 

@@ -24,7 +24,9 @@ from peers import LONGEST, MODELS, describe_run, full_bins, random_fair_esm, ran
 from peers import token_counts as count_tokens
 
 from virnucpro.data.collators import VarlenCollator
+from virnucpro.embed.batch import PackedBatch
 from virnucpro.embed.engine import Engine
+from virnucpro.embed.readout import Readout
 from virnucpro.embed.step import StepShape
 from virnucpro.model.canonical import canonical_state
 from virnucpro.model.devices import DTYPES, select_device, select_dtype
@@ -52,7 +54,8 @@ def passes(options: argparse.Namespace, device: torch.device) -> Iterator[tuple[
     converter = esm.data.Alphabet.from_architecture("ESM-1b").get_batch_converter()
     collate = VarlenCollator(converter, max_tokens_per_batch=options.tokens)
     bins = full_bins(tokens, options.tokens)
-    batches = [collate([{"id": str(i), "sequence": sequences[i]} for i in bin]) for bin in bins]
+    items = [{"id": str(i), "sequence": sequence} for i, sequence in enumerate(sequences)]
+    batches = [PackedBatch.from_collated(collate([items[i] for i in bin])) for bin in bins]
     shape = StepShape.for_lengths(options.tokens, max(map(len, bins)), LONGEST + 2)
 
     def run(engine: Engine) -> Callable[[], float]:
@@ -65,7 +68,7 @@ def passes(options: argparse.Namespace, device: torch.device) -> Iterator[tuple[
         return one
 
     runs = {
-        name: run(Engine(model, shape, [config.layers], **wanted))
+        name: run(Engine(model, shape, Readout([config.layers], **wanted)))
         for name, wanted in VARIANTS.items()
     }
     for one in runs.values():

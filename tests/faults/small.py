@@ -17,9 +17,11 @@ import torch
 from tests.unit.embed import fast
 from tests.unit.embed.builders import random_proteins
 from tests.unit.model.conftest import make_esm2, published
-from virnucpro.embed import budget as budget_module
-from virnucpro.embed.budget import Budget, write_measured_budget
-from virnucpro.embed.shard import ShardFiles, embed_shard
+from virnucpro.embed import measure as measure_module
+from virnucpro.embed.budget import Budget
+from virnucpro.embed.job import ShardFiles
+from virnucpro.embed.measure import write_measured_budget
+from virnucpro.embed.shard import embed_shard
 from virnucpro.files import write_json
 from virnucpro.merge.sample import merge_sample
 from virnucpro.model.weights import fetch_model
@@ -164,8 +166,8 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the stand-ins in place: of the network, its measured budget, the drawn figures."""
     fast.install(monkeypatch)
     found = Budget("tiny", fast.WEIGHTS, "cpu", "float32", "imaginary", TOKENS, None, 1.0)
-    monkeypatch.setattr(budget_module, "load_model", lambda *_, **__: fast.Model())
-    monkeypatch.setattr(budget_module, "measure_budget", lambda *_, **__: found)
+    monkeypatch.setattr(measure_module, "load_model", lambda *_, **__: fast.Model())
+    monkeypatch.setattr(measure_module, "measure_budget", lambda *_, **__: found)
     for name in ("length_distribution", "packing_efficiency", "packing_by_shard", "duplicates"):
         monkeypatch.setattr(figures, name, functools.partial(_draw, name))
     monkeypatch.setattr(figures, "throughput", functools.partial(_draw, "throughput"))

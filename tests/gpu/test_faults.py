@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from tests.unit.embed.builders import collate, random_proteins, random_sequences, random_state
-from virnucpro.embed.budget import write_measured_budget
 from virnucpro.embed.engine import Engine
 from virnucpro.embed.exact import ExactModel
-from virnucpro.embed.shard import EmbedOptions, ShardFiles, embed_shard
+from virnucpro.embed.job import EmbedOptions, ShardFiles
+from virnucpro.embed.measure import write_measured_budget
+from virnucpro.embed.readout import Readout
+from virnucpro.embed.shard import embed_shard
 from virnucpro.embed.step import StepShape
 from virnucpro.errors import InputError
 from virnucpro.files import read_json
@@ -35,7 +37,7 @@ LONGEST = 256
 
 def make_engine(state, dtype=torch.float16, tokens=4096, exact=None):
     model = build_model(CONFIG, state, dtype=dtype, device="cuda")
-    return Engine(model, StepShape.for_lengths(tokens, tokens // 3, LONGEST), [3], exact)
+    return Engine(model, StepShape.for_lengths(tokens, tokens // 3, LONGEST), Readout([3]), exact)
 
 
 @pytest.mark.fault(17)

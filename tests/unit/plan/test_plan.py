@@ -75,7 +75,7 @@ def test_windows_are_few_overlap_enough_and_lie_evenly(lengths, overlap):
 @given(st.lists(st.integers(1, 300), max_size=12), st.integers(0, 49))
 def test_each_residue_is_taken_from_the_window_where_it_is_farthest_from_an_edge(lengths, overlap):
     plan = plan_for(lengths, long_sequences="window", window_overlap=overlap)
-    first, end = plan.represented
+    first, end = plan.owned_spans
     for row, length in enumerate(lengths):
         items = in_order(plan, row)
         taken = [
