@@ -15,7 +15,7 @@ from snakemake.utils import validate
 # raising one makes what it stands for, and all that is made of it, again.
 FORMATS = {
     "model": 1,
-    "split": 2,
+    "split": 3,
     "plan": 2,
     "budget": 2,
     "embed": 2,
