@@ -94,6 +94,8 @@ SHEETS = {
     "names that differ in case": ("sample\tfasta\nx\ta.faa\nX\tb.faa\n", "only in case"),
     "all missing files": ("sample,fasta\na,1.faa\na,2.faa\n", "line 3: 2.faa does not exist"),
     "a folder": ("sample\tfasta\na\tconfig\n", "config is a folder"),
+    "a device": ("sample\tfasta\na\t/dev/null\n", "line 2: /dev/null is a pipe or a device"),
+    "a line without an end": ("[" * 200_000, "line 1: field larger than"),
 }
 ROWS = {
     "blank rows of tabs": "sample\tfasta\na\ta.faa\n\t\n \t \n\n",
