@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.unit.embed.builders import random_state
-from virnucpro.embed.budget import _peak_bytes, measure_budget
+from virnucpro.embed.measure import _peak_bytes, measure_budget
 from virnucpro.embed.readout import Readout
 from virnucpro.model.config import KNOWN_MODELS
 from virnucpro.model.loading import build_model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from virnucpro.files import write_json
@@ -24,9 +24,9 @@ class Budget:
     bytes_per_token: float | None  # that a token of a step costs beside the weights; None on a CPU
     tokens_per_second: float  # at T
     # What the steps that were tried gave, see `virnucpro.embed.readout.Readout.facts`.
-    readout: dict[str, object] = field(default_factory=dict)
-    rates: dict[str, float] = field(default_factory=dict)  # tokens a step to tokens a second
-    reason: str = ""  # why T is what it is
+    readout: dict[str, object]
+    rates: dict[str, float]  # tokens a step to tokens a second
+    reason: str  # why T is what it is
 
 
 def write_budget(path: Path, budget: Budget) -> None:

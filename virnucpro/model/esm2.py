@@ -80,9 +80,13 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, segments: Segments) -> None:
         """Add the layer to the residual stream x [T, dim] in place, all but `residual_biases`."""
+        self.add_attention(x, segments)
+        self.add_feed_forward(x)
+
+    def add_attention(self, x: Tensor, segments: Segments) -> None:
+        """Add the attention of the normed rows to x [T, dim], in place."""
         qkv = self.queries_keys_values(x).view(len(x), 3, self.heads, -1)
         x.addmm_(self.backend.attention(qkv, segments), self.out_proj.weight.t())
-        self.add_feed_forward(x)
 
     def queries_keys_values(self, x: Tensor) -> Tensor:
         """Project the normed rows, [T, 3 * dim]."""

@@ -124,12 +124,16 @@ def make_files(folder, count=300, token_budget=256, out="out", longest=150, **op
         folder / "00000.json",
         PlanParameters(token_budget, LONGEST, **options),
     )
-    facts = {"layers": 6, "dim": DIM, "heads": 1, "parameters": 1, "dtype": "float32"}
-    flags = {"has_lm_head": True, "demo": True}
-    receipt = Receipt("imaginary", "imaginary", "", WEIGHTS, **facts, **flags)
-    write_receipt(files.model_receipt, receipt)
+    write_model_receipt(files.model_receipt)
     write_budget(files.budget, token_budget)
     return files
+
+
+def write_model_receipt(path):
+    """Write the receipt of weights that are not there."""
+    facts = {"layers": 6, "dim": DIM, "heads": 1, "parameters": 1, "dtype": "float32"}
+    flags = {"has_lm_head": True, "demo": True}
+    write_receipt(path, Receipt("imaginary", "imaginary", "", WEIGHTS, **facts, **flags))
 
 
 def write_budget(path, tokens_per_step, **readout):
@@ -144,6 +148,8 @@ def write_budget(path, tokens_per_step, **readout):
         "bytes_per_token": None,
         "tokens_per_second": 1.0,
         "readout": Readout([6]).facts() | readout,
+        "rates": {},
+        "reason": "",
     }
     write_json(path, {"format": BUDGET_FORMAT, **budget}, sealed=True)
 
