@@ -21,12 +21,13 @@ SHARED = {
 LAYERS = {
     "sequences": set(),
     "plan": {"sequences"},
+    "store": {"sequences", "plan"},
     "data": {"sequences", "plan"},
     "model": set(),
-    "embed": {"sequences", "plan", "data", "model"},
-    "merge": {"sequences", "plan"},
-    "report": {"sequences", "plan", "merge"},
-    "cli": {"sequences", "plan", "data", "model", "embed", "merge", "report"},
+    "embed": {"sequences", "plan", "store", "data", "model"},
+    "merge": {"sequences", "plan", "store"},
+    "report": {"sequences", "plan", "store", "merge"},
+    "cli": {"sequences", "plan", "store", "data", "model", "embed", "merge", "report"},
 }
 ALLOWED = {
     **SHARED,
