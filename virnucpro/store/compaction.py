@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ def compact(directory: Path) -> Compaction:
         DataError: a segment changed while it was merged, or the disk has not enough space.
         OSError: the store cannot be written to.
     """
-    done = [_merge(directory, group) for group in _groups(directory)]
+    done = [_merge_unless_gone(directory, group) for group in _groups(directory)]
     names = ("merged", "written", "rows", "duplicates")
     return Compaction(*(sum(getattr(each, name) for each in done) for name in names))
 
@@ -88,6 +89,17 @@ def _small_segments(directory: Path) -> Iterator[Segment]:
             logger.warning("store segment %s is left as it is: %s", path, error)
         else:
             yield segment
+
+
+def _merge_unless_gone(directory: Path, segments: Sequence[Segment]) -> Compaction:
+    """Merge some segments; where another process has taken one away meanwhile, leave them to it."""
+    try:
+        return _merge(directory, segments)
+    except OSError:
+        if all(os.path.lexists(segment.path) for segment in segments):
+            raise
+        logger.info("%s is compacted by another process", segments[0].path.parent)
+        return Compaction(0, 0, 0, 0)
 
 
 def _merge(directory: Path, segments: Sequence[Segment]) -> Compaction:

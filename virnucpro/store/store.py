@@ -76,6 +76,7 @@ class Store:
         self.directories = tuple(directories)
         self._accept_close = accept == "close"
         self._unusable: set[Path] = set()
+        self._looking_at_removed = False
 
     def segments(self, request: Request | None = None) -> list[Segment]:
         """Open the segments whose rows may be taken for a request, or all.
@@ -105,8 +106,12 @@ class Store:
             request: what the rows are to be computed with.
             keys: [n, 16] increasing.
         """
-        segments = self.segments(request)
-        return Known(request, keys, segments, find_keys(keys, self._keys(segments)))
+        while True:
+            self._looking_at_removed = False
+            segments = self.segments(request)
+            places = find_keys(keys, self._keys(segments))
+            if not self._looking_at_removed:  # else the rows may be in a segment that is new
+                return Known(request, keys, segments, places)
 
     def fill(self, known: Known, arrays: Arrays) -> Filled:
         """Copy known rows into arrays, each checked.
@@ -193,6 +198,7 @@ class Store:
         if isinstance(error, PermissionError) or os.path.lexists(path):
             logger.warning("store segment %s is not used: %s", path, error)
         else:
+            self._looking_at_removed = True
             logger.info("store segment %s was removed meanwhile", path)
 
     def _fill(self, known: Known, target: NDArray[np.int64], arrays: Arrays) -> NDArray[np.bool_]:
