@@ -10,6 +10,7 @@ from typing import Any
 
 from virnucpro.errors import DataError
 from virnucpro.formats import EMBED_FORMAT, read_as
+from virnucpro.store.request import Request
 
 __all__ = ["Execution", "Quarantined", "ShardReceipt", "check_agreement", "read_receipt"]
 
@@ -58,6 +59,11 @@ class ShardReceipt:
     retries: int  # of steps, at half their tokens
     recomputed_float32: int  # sequences
     closeness: dict[str, float] | None = None  # of a coarse number format to float32
+    request: Request | None = (
+        None  # of all rows but the close ones; None if one was split for memory
+    )
+    known: int = 0  # sequences taken from a store
+    close: list[int] | None = None  # rows of these of a close request, where such are accepted
 
     @property
     def dimension(self) -> int:

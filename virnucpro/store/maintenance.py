@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from virnucpro.store.segment import open_segment
 from virnucpro.store.store import segment_paths
 from virnucpro.store.writing import remove_segment
 
-__all__ = ["Problem", "RequestStatus", "drop", "find_request", "status", "verify"]
+__all__ = ["Problem", "RequestStatus", "drop", "find_request", "read_request", "status", "verify"]
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,19 @@ def find_request(directory: Path, request: str) -> str:
             hint=f"it has {', '.join(found or ids) or 'none at all'}",
         )
     return found[0]
+
+
+def read_request(directory: Path, request: str) -> Request:
+    """Return the one request of a store whose id begins with `request`.
+
+    Raises:
+        InputError: there is no such request, or more than one.
+        DataError: no segment of it can be read.
+    """
+    for path in segment_paths(directory, find_request(directory, request)):
+        with contextlib.suppress(VirnucproError, OSError):
+            return open_segment(path).request
+    raise DataError(f"no segment of the request {request} can be read", path=directory)
 
 
 def _check(directory: Path) -> None:
