@@ -25,9 +25,9 @@ _store_argument = click.argument("store", type=DIRECTORY)
 
 @click.group(cls=OrderedGroup)
 def store() -> None:
-    """See to a store of embeddings, in which each protein is computed once.
+    """Look after a store of embeddings.
 
-    STORE is its folder, as `store` in the configuration names it.
+    In a store, each protein is computed once. STORE is its folder, as the configuration names it.
     """
 
 
