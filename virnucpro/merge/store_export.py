@@ -120,8 +120,7 @@ def _records(fastas: Sequence[Path]) -> Iterator[Record]:
 def _write_shard(npy: Path, plan_path: Path, store: Store, request: Request) -> None:
     """Write a shard's arrays and their receipt, as `embed` does, of what the store has."""
     plan = read_plan(plan_path)
-    keys = np.empty((plan.sequences, plan.keys.shape[1]), np.uint8)
-    keys[plan.row] = plan.keys
+    keys = plan.sequence_keys
     known = store.look_up(request, keys)
     shape = (len(keys), *_row_shape(known))
     extras = [name for name in request.arrays if name != "embeddings"]

@@ -99,6 +99,11 @@ class Store:
                 found[place] = segment
         return [found[place] for place in sorted(found)]
 
+    def requests(self) -> list[Request]:
+        """List the requests of which there are rows, in the order of their ids."""
+        found = {segment.request.id: segment.request for segment in self.segments()}
+        return [found[name] for name in sorted(found)]
+
     def look_up(self, request: Request, keys: NDArray[np.uint8]) -> Known:
         """Find the rows of keys.
 
