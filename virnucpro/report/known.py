@@ -156,7 +156,8 @@ def _line(known: Known) -> str:
     left = "no job is left"
     if known.jobs_left:
         hours = (f"{one.gpu_hours:.2g} GPU hours on {one.device}" for one in known.devices)
-        left = ", ".join([f"{known.jobs_left:,} jobs are left", *hours])
+        jobs = "1 job is" if known.jobs_left == 1 else f"{known.jobs_left:,} jobs are"
+        left = ", ".join([f"{jobs} left", *hours])
     return (
         f"known by request {known.request[:12]} ({known.device}, {known.compute_dtype}, "
         f"{known.tokens_per_step} tokens a step, torch {known.torch}): {known.sequences:,} of "

@@ -110,7 +110,7 @@ def test_the_gpu_hours_that_are_left_are_those_of_the_jobs_that_are_left(
     (device,) = known.devices
     assert device.gpu_hours == pytest.approx(START_SECONDS / 3600, abs=1e-4)
     (line,) = known_lines([known])
-    assert f"{known.sequences} of {known.of} sequences; 1 jobs are left, " in line
+    assert f"{known.sequences} of {known.of} sequences; 1 job is left, " in line
     assert "0.0019 GPU hours on NVIDIA H100" in line
     done = dataclasses.replace(known, jobs_left=0)
     assert known_lines([done])[0].endswith("no job is left")
