@@ -37,8 +37,10 @@ class StoreLookup:
     def requests(self, parameters: PlanParameters) -> list[Request]:
         """Return the requests of the stores that a run with these plans may have.
 
-        Of rows whose residues are to be kept, none is known: they have to be computed.
+        Where all residues are to be kept, none does: they have to be computed.
         """
+        if self.pooling == "none":
+            return []
         facts: dict[str, Any] = {
             "model": self.model,
             "pooling": self.pooling,

@@ -56,15 +56,25 @@ def find_keys(keys: Keys, segments: Iterable[tuple[int, Keys]]) -> Places:
     places = Places(np.full(n, _UNKNOWN, np.int32), np.zeros(n, np.int32))
     wanted = _halves(keys)
     for numbers, rows, batch in _batches(segments):
-        order = np.argsort(batch.high, kind="stable")
+        order = np.argsort(batch.high)  # in which equal ones may change places
         position = _search(wanted, _Halves(batch.high[order], batch.low[order]))
         hits = np.flatnonzero(position >= 0)
         hits = hits[places.segment[position[hits]] == _UNKNOWN]
-        # Of assignments to one place the last stays, so the first segment comes last.
-        hits = hits[np.argsort(order[hits])[::-1]]
-        position, source = position[hits], order[hits]
+        position, source = _first(position[hits], order[hits])
         places.segment[position], places.row[position] = numbers[source], rows[source]
     return places
+
+
+def _first(
+    position: NDArray[np.int64], source: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of sources that have one position keep the first; few have, so mostly there is no sorting."""
+    if (np.diff(position) > 0).all():
+        return position, source
+    order = np.lexsort((source, position))
+    position, source = position[order], source[order]
+    first = np.diff(position, prepend=-1) > 0
+    return position[first], source[first]
 
 
 def _halves(keys: Keys) -> _Halves:

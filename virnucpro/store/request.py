@@ -25,7 +25,7 @@ class Request:
 
     weights_sha256: str
     layers: list[int]  # from 1; 0 are the embedded residues
-    pooling: str  # mean, cls or max: of `none`, the mean is what is stored
+    pooling: str  # as configured; of `none`, the mean is stored, whose last bits are its own
     pseudo_perplexity: str  # none, or how it was computed: then each row has it, too
     compute_dtype: str
     output_dtype: str  # float32 or float16, of the vectors

@@ -92,7 +92,8 @@ def test_each_request_that_a_run_may_have_is_counted_the_largest_first(
 def test_where_nothing_is_known_that_is_said(sample: Sample, tmp_path: Path, store: str) -> None:
     changes = {}
     if store == "of residues":
-        fill(tmp_path / "store", sample, [0, 1])
+        kept = dataclasses.replace(REQUEST, pooling="none")
+        fill(tmp_path / "store", sample, [0, 1], kept)
         changes["pooling"] = "none"
     found = report(sample, tmp_path / "store", **changes).known
     assert found == []
