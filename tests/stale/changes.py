@@ -109,7 +109,6 @@ CHANGES: dict[str, Callable[[Folder], None]] = {
     "windows": keys(plan={"long_sequences": "window"}),
     "more_exports": keys(merge={"exports": ["npy", "parquet", "fair-esm"]}),
     "store": keys(store={"paths": ["store"]}),
-    "close_rows": keys(store={"paths": ["store"], "accept": "close"}),
     "no_exports": keys(merge={"exports": []}),
     "duplicate_ids": keys(duplicate_ids="suffix"),
     "max_record_residues": keys(split={"max_record_residues": 5000}),
