@@ -19,6 +19,7 @@ from virnucpro.files import read_json
 __all__ = [
     "BUDGET_FORMAT",
     "EMBED_FORMAT",
+    "ENGINE_VERSION",
     "EXTRA_ARRAYS",
     "LIMITED_IDS",
     "MERGE_FORMAT",
@@ -26,6 +27,7 @@ __all__ = [
     "PLAN_FORMAT",
     "REPORT_FORMAT",
     "SPLIT_FORMAT",
+    "STORE_FORMAT",
     "TRACE_COLUMNS",
     "check_format",
     "extra_path",
@@ -40,9 +42,14 @@ MODEL_FORMAT = 1
 SPLIT_FORMAT = 3
 PLAN_FORMAT = 2
 BUDGET_FORMAT = 2
-EMBED_FORMAT = 2
+EMBED_FORMAT = 3
 MERGE_FORMAT = 3
 REPORT_FORMAT = 4
+STORE_FORMAT = 1
+
+ENGINE_VERSION = 1
+"""Raised by hand when the engine gives other bits for the same request: what a store holds of an
+earlier engine is then not taken. `tests/unit/store/test_golden.py` reminds of it."""
 
 EXTRA_ARRAYS = ("residues", "pseudo_perplexity")
 """Arrays that a shard may have beside its embeddings, as its receipt calls them."""

@@ -21,6 +21,7 @@ GIVEN_A_PATH = {
     "log.py": "the log",
     "plan/table.py:plan_bytes": "a buffer in memory",
     "model/download.py": "parts of a download, which the next try takes up",
+    "store/writing.py:__init__": "the arrays of a segment, from write_segment",
     "sequences/spool.py": "spools, in split's scratch directory",
     "sequences/outputs.py:write_records": "records and quarantine, from split",
     "merge/exports": "exports, from export",

@@ -108,6 +108,7 @@ CHANGES: dict[str, Callable[[Folder], None]] = {
     "plan": keys(plan={"token_budget": 2048}),
     "windows": keys(plan={"long_sequences": "window"}),
     "more_exports": keys(merge={"exports": ["npy", "parquet", "fair-esm"]}),
+    "store": keys(store={"paths": ["store"]}),
     "no_exports": keys(merge={"exports": []}),
     "duplicate_ids": keys(duplicate_ids="suffix"),
     "max_record_residues": keys(split={"max_record_residues": 5000}),

@@ -23,12 +23,13 @@ SHARED = {
 LAYERS = {
     "sequences": set(),
     "plan": {"sequences"},
+    "store": {"sequences", "plan"},
     "data": {"sequences", "plan"},
     "model": set(),
-    "embed": {"sequences", "plan", "data", "model"},
-    "merge": {"sequences", "plan", "embed"},
-    "report": {"sequences", "plan", "embed", "merge"},
-    "cli": {"sequences", "plan", "data", "model", "embed", "merge", "report"},
+    "embed": {"sequences", "plan", "store", "data", "model"},
+    "merge": {"sequences", "plan", "store", "embed"},
+    "report": {"sequences", "plan", "store", "embed", "merge"},
+    "cli": {"sequences", "plan", "store", "data", "model", "embed", "merge", "report"},
 }
 ALLOWED = {
     **SHARED,

@@ -19,7 +19,7 @@ from typing import NoReturn
 import click
 
 from virnucpro import __version__, log
-from virnucpro.cli import budget, embed, merge, model, plan, report, split, withdraw
+from virnucpro.cli import budget, embed, merge, model, plan, report, split, store, withdraw
 from virnucpro.cli.options import OrderedGroup
 from virnucpro.errors import VirnucproError
 
@@ -51,6 +51,7 @@ cli.add_command(embed.embed)
 cli.add_command(withdraw.withdraw)
 cli.add_command(merge.merge)
 cli.add_command(report.report)
+cli.add_command(store.store)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:

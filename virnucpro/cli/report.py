@@ -13,12 +13,14 @@ from virnucpro.cli.options import (
     FILE,
     OrderedGroup,
     cache_dir_option,
+    dtype_option,
     embeddings_option,
     format_option,
     layers_option,
     output_dtype_option,
     plans_option,
     pooling_option,
+    pseudo_perplexity_option,
     records_option,
     shards_option,
     step,
@@ -53,22 +55,51 @@ def report() -> None:
 @layers_option(help="Layers that will be kept.")
 @pooling_option
 @output_dtype_option(help="What the embeddings will be written in.")
+@click.option(
+    "--store",
+    "stores",
+    multiple=True,
+    type=DIRECTORY,
+    help="Also say what this store has already; may be given several times.",
+)
+@pseudo_perplexity_option
+@dtype_option
 @_report_format_option
 @step("report plans", "sample", "totals")
 def report_plans(
-    model: str | None, layers: tuple[int, ...], pooling: str, output_dtype: str, **options: Any
+    model: str | None,
+    layers: tuple[int, ...],
+    pooling: str,
+    output_dtype: str,
+    stores: tuple[Path, ...],
+    pseudo_perplexity: str,
+    dtype: str,
+    **options: Any,
 ) -> Any:
     """Sum up all plans: efficiency and estimated cost, before a GPU is used."""
     from virnucpro.model.config import KNOWN_MODELS
     from virnucpro.report.cost import Workload
+    from virnucpro.report.known import StoreLookup
     from virnucpro.report.plans import plans_report
+    from virnucpro.store.store import Store
 
-    workload = None
+    workload = lookup = None
     if model is not None:
         known = KNOWN_MODELS.get(model)
         dim = known.dim if known else None
         workload = Workload(model, dim, len(layers), output_dtype, residues=pooling == "none")
-    return plans_report(**options, workload=workload).as_json()
+        if stores:
+            lookup = StoreLookup(
+                Store(stores),
+                model=model,
+                layers=layers,
+                last_layer=known.layers if known else None,
+                pooling=pooling,
+                pseudo_perplexity=pseudo_perplexity,
+                compute_dtype=None if dtype == "auto" else dtype,
+                output_dtype=output_dtype,
+            )
+    return plans_report(**options, workload=workload, lookup=lookup).as_json()
 
 
 @report.command("run")

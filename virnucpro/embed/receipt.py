@@ -8,6 +8,7 @@ from pathlib import Path
 
 from virnucpro.files import write_json
 from virnucpro.formats import EMBED_FORMAT, read_as
+from virnucpro.store.request import Request
 
 __all__ = ["Quarantined", "ShardReceipt", "ShardRequest", "read_receipt", "write_receipt"]
 
@@ -56,6 +57,10 @@ class ShardReceipt(ShardRequest):
     retries: int  # of steps, at half their tokens
     recomputed_float32: int  # sequences
     closeness: dict[str, float] | None = None  # of float8 to float32
+    # Of all rows but the close ones, by which a store knows them; None where a step was split.
+    request: Request | None = None
+    known: int = 0  # sequences taken from a store
+    close: list[int] | None = None  # rows of these of a close request, where such are accepted
 
     @property
     def dimension(self) -> int:
@@ -72,11 +77,8 @@ class ShardReceipt(ShardRequest):
 
 
 def write_receipt(path: Path, receipt: ShardReceipt) -> None:
-    """Write a receipt; `closeness` stands in it where there is one."""
-    content = {"format": EMBED_FORMAT, **dataclasses.asdict(receipt)}
-    if receipt.closeness is None:
-        del content["closeness"]
-    write_json(path, content, sealed=True)
+    """Write a receipt."""
+    write_json(path, {"format": EMBED_FORMAT, **dataclasses.asdict(receipt)}, sealed=True)
 
 
 def read_receipt(path: Path) -> ShardReceipt:

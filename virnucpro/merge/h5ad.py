@@ -37,12 +37,14 @@ _OBS_DTYPES: dict[str, Any] = {
 #: Columns of `obs` in every file.
 OBS_COLUMNS = ("sample", *(name for name in _OBS_DTYPES if name != "_index"))
 #: Columns of `obs` that only some runs have: in how many windows a sequence was computed, its
-#: pseudo-perplexity, and where its residues start and end in residues.h5.
+#: pseudo-perplexity, where its residues start and end in residues.h5, and whether its vector was
+#: taken from a store in which another kind of device, or other tokens per step, had computed it.
 OPTIONAL_COLUMNS: dict[str, Any] = {
     "windows": np.int32,
     "pseudo_perplexity": np.float64,
     "residues_start": np.int64,
     "residues_end": np.int64,
+    "from_close_request": np.bool_,
 }
 REQUEST = "virnucpro-request"
 """Attribute of the root: the id of what the file was made for."""

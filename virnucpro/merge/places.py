@@ -31,6 +31,7 @@ class Places:
     residues: npt.NDArray[np.int64]
     truncated: npt.NDArray[np.bool_]  # [records] whether residues were left out
     quarantined: npt.NDArray[np.bool_]  # [records] whether the row holds no embedding
+    close: npt.NDArray[np.bool_]  # [records] whether the row is of a close request, from a store
 
     @classmethod
     def empty(cls, shards: npt.NDArray[np.int32]) -> Places:
@@ -42,6 +43,7 @@ class Places:
             np.zeros(n, np.int32),
             np.zeros(n, np.int32),
             np.zeros((n, 2), np.int64),
+            np.zeros(n, np.bool_),
             np.zeros(n, np.bool_),
             np.zeros(n, np.bool_),
         )
@@ -64,6 +66,7 @@ def place_shard(
     chosen: npt.NDArray[np.int64],
     places: Places,
     first_residue: int | None = None,
+    close: Collection[int] = (),
 ) -> int | None:
     """Find the rows of a shard's records by their keys, and fill in their `places`.
 
@@ -75,6 +78,7 @@ def place_shard(
         chosen: numbers of the shard's records.
         places: filled in at `chosen`.
         first_residue: how many residues the shards before have; None where residues were not kept.
+        close: rows of the shard that are of a close request.
 
     Returns:
         How many residues the shards up to this one have; None where they were not kept.
@@ -90,6 +94,7 @@ def place_shard(
     places.windows[chosen] = np.bincount(plan.row)[row]
     places.truncated[chosen] = sequences.truncated[row]
     places.quarantined[chosen] = np.isin(row, np.fromiter(quarantined, dtype=np.int64))
+    places.close[chosen] = np.isin(row, np.fromiter(close, dtype=np.int64))
     if first_residue is None:
         return None
     kept = np.diff(plan.residue_offsets)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from virnucpro import __version__
+from virnucpro.embed.receipt import ShardReceipt
 from virnucpro.formats import MERGE_FORMAT
 from virnucpro.merge.agreement import check_agreement
 from virnucpro.merge.shards import Shards
@@ -53,8 +56,17 @@ def provenance(manifest: Manifest, shards: Shards) -> dict[str, Any]:
         "device": execution.device,
         "backend": execution.backend,
         "tokens_per_step": execution.tokens_per_step,
+        "request": _request(shards.receipts),
         "versions": {"merge": __version__, "embed": list(map(_text, execution.versions))},
     }
+
+
+def _request(receipts: Sequence[ShardReceipt]) -> str | None:
+    """Return the request of all shards as JSON, from which a store can take the rows, or None."""
+    first = receipts[0].request
+    if first is None or any(receipt.request != first for receipt in receipts):
+        return None
+    return json.dumps(asdict(first), sort_keys=True)
 
 
 def _text(versions: dict[str, str]) -> str:

@@ -108,6 +108,7 @@ def _optional_columns(shards: Shards, *, residues: bool) -> list[str]:
         *(["windows"] if shards.parameters.long_sequences == "window" else []),
         *(["pseudo_perplexity"] if scored else []),
         *(["residues_start", "residues_end"] if residues else []),
+        *(["from_close_request"] if any(r.close is not None for r in shards.receipts) else []),
     ]
 
 
@@ -175,6 +176,7 @@ def _obs_block(
             "windows": places.windows[chosen],
             "residues_start": places.residues[chosen, 0],
             "residues_end": places.residues[chosen, 1],
+            "from_close_request": places.close[chosen],
         },
     )
     return obs, chosen

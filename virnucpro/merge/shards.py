@@ -80,6 +80,7 @@ def verify_shards(
             residues = place_shard(
                 *(entry.name, plan, quarantined[-1], keys, keys.of_shard(number), places),
                 first_residue=residues,
+                close=receipt.close or (),
             )
             parameters.append(plan.parameters)
             digest.update(plan.content_hash.encode())

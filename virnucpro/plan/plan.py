@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.errors import DataError, InputError
-from virnucpro.plan.first_fit import first_fit_decreasing
+from virnucpro.plan.first_fit import batch_offsets, first_fit_decreasing
 from virnucpro.plan.items import Items, cut_items, increasing, key_array
 from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.table import (
@@ -31,6 +31,7 @@ __all__ = [
     "Plan",
     "check_plan_fits",
     "make_plan",
+    "pack_missing",
     "parse_plan",
     "plan_bytes",
     "read_plan",
@@ -94,6 +95,27 @@ def replan(plan: Plan, token_budget: int) -> Plan:
         truncated=plan.truncated,
     )
     return _pack(replace(plan.parameters, token_budget=token_budget), items, plan.keys)
+
+
+def pack_missing(
+    plan: Plan, known: NDArray[np.bool_], token_budget: int
+) -> list[NDArray[np.int64]]:
+    """Pack the items of those sequences alone whose vectors are not known yet.
+
+    The plan itself stays that of all sequences: its hash is in the results, which must not tell
+    whether there was a store.
+
+    Args:
+        plan: of all sequences of a shard.
+        known: [sequences] whether a sequence's vector is known.
+        token_budget: tokens that a batch holds.
+
+    Returns:
+        The item numbers of each batch, as the plan counts items.
+    """
+    items = np.flatnonzero(~known[plan.row])
+    order, batch = first_fit_decreasing(plan.tokens[items], token_budget)
+    return np.split(items[order], batch_offsets(batch)[1:-1]) if len(items) else []
 
 
 def check_plan_fits(plan: Plan, keys: NDArray[np.uint8], lengths: NDArray[Any]) -> None:

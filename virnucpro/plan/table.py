@@ -86,6 +86,13 @@ class Plan:
         return int(self.row.max()) + 1 if self.items else 0
 
     @property
+    def sequence_keys(self) -> NDArray[np.uint8]:
+        """Keys of the sequences, [sequences, 16] increasing."""
+        keys = np.empty((self.sequences, KEY_BYTES), np.uint8)
+        keys[self.row] = self.keys
+        return keys
+
+    @property
     def batches(self) -> int:
         """Number of batches."""
         return int(self.batch[-1]) + 1 if self.items else 0

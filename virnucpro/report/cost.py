@@ -18,6 +18,7 @@ __all__ = [
     "DeviceCost",
     "Workload",
     "cost_lines",
+    "device_costs",
     "estimate_cost",
     "wall_seconds",
 ]
@@ -82,12 +83,27 @@ def estimate_cost(
         estimates: of `estimate_seconds`.
     """
     output, disk = _sizes(workload, records, [report.packing for report in reports])
+    tokens = [report.computed_tokens for report in reports]
+    devices = device_costs(workload.model, tokens, estimates)
+    return Cost(workload.model, len(reports), output, disk, devices)
+
+
+def device_costs(
+    model: str, job_tokens: Sequence[int], estimates: Sequence[Estimate]
+) -> list[DeviceCost]:
+    """Estimate the time of jobs on each device whose rate with a model is known.
+
+    Args:
+        model: its name.
+        job_tokens: tokens that each job computes.
+        estimates: of `estimate_seconds`.
+    """
     devices = []
     for estimate in estimates:
-        if estimate.model != workload.model:
+        if estimate.model != model:
             continue
         rate = estimate.tokens_per_second
-        jobs = [START_SECONDS + report.computed_tokens / rate for report in reports]
+        jobs = [START_SECONDS + tokens / rate for tokens in job_tokens]
         devices.append(
             DeviceCost(
                 estimate.device,
@@ -97,7 +113,7 @@ def estimate_cost(
                 wall_seconds={str(n): round(wall_seconds(jobs, n), 1) for n in GPUS},
             )
         )
-    return Cost(workload.model, len(reports), output, disk, devices)
+    return devices
 
 
 def _sizes(

@@ -15,6 +15,7 @@ from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.report import Packing, PlanReport
 from virnucpro.report.content import Duplicates, planned_json
 from virnucpro.report.cost import Cost, Workload, cost_lines, estimate_cost
+from virnucpro.report.known import Known, StoreLookup, find_known, known_lines
 from virnucpro.report.rates import Estimate, estimate_seconds
 from virnucpro.report.summaries import (
     PlanTotals,
@@ -66,6 +67,7 @@ class PlansReport:
     plans: list[PlanReport]  # one per shard
     estimates: list[Estimate]  # one per device, model and dtype whose rate is known
     cost: Cost | None  # where a workload is known
+    known: list[Known] | None  # what stores have, by request; None without a store
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as it stands in plan_report.json."""
@@ -80,6 +82,7 @@ class PlansReport:
             "estimates": list(map(asdict, self.estimates)),
             "estimates_note": _NOTE,
             **({} if self.cost is None else {"cost": asdict(self.cost)}),
+            **({} if self.known is None else {"known": list(map(asdict, self.known))}),
         }
 
 
@@ -92,6 +95,7 @@ def plans_report(
     records: Path | None = None,
     cache_dir: Path | None = None,
     workload: Workload | None = None,
+    lookup: StoreLookup | None = None,
 ) -> PlansReport:
     """Report on all plans of a sample: their cost, and how long a known device will take.
 
@@ -103,6 +107,7 @@ def plans_report(
         records: records.parquet; without it the tokens that duplicates save are not known.
         cache_dir: has the rates that `virnucpro budget` measured.
         workload: what will be computed; adds ``cost``, see `estimate_cost`.
+        lookup: the stores to look into; adds ``known``, see `virnucpro.report.known`.
 
     Raises:
         DataError: a plan report is missing, damaged or of another split.
@@ -114,6 +119,7 @@ def plans_report(
     summary = None if records is None else summarise_records(records)
     estimates = estimate_seconds(totals.computed_tokens, cache_dir)
     rows = manifest.records.accepted
+    plan_paths = [plans_dir / f"{name}.parquet" for name in manifest.names]
     report = PlansReport(
         sample=manifest.sample,
         parameters=plans[0].parameters,
@@ -123,6 +129,7 @@ def plans_report(
         plans=plans,
         estimates=estimates,
         cost=None if workload is None else estimate_cost(workload, rows, plans, estimates),
+        known=None if lookup is None else find_known(lookup, plan_paths, estimates),
     )
     write_json(json_path, report.as_json())
     cells = [plan_cells(plan.shard, plan.packing) for plan in plans]
@@ -144,7 +151,7 @@ def _log(report: PlansReport) -> None:
             f"estimated on {one.device}, {one.model}, {one.dtype}: {one.seconds:.0f} s"
             for one in report.estimates
         ]
-    for line in lines:
+    for line in [*lines, *known_lines(report.known)]:
         logger.info("%s", line)
 
 

@@ -18,7 +18,7 @@ FORMATS = {
     "split": 3,
     "plan": 2,
     "budget": 2,
-    "embed": 2,
+    "embed": 3,
     "merge": 3,
     "report": 4,
 }

@@ -98,6 +98,15 @@ def remember_contents(memory, known):
         logger.warning(f"cannot remember the content of the inputs: {error}")
 
 
+def stored():
+    """Return the names of all segments of the stores, of which there are few, each for many rows."""
+    paths = [Path(path) for path in config["store"]["paths"]]
+    return [
+        [str(path), sorted(map(str, path.glob("[0-9a-f]*/[0-9a-f]*")))]
+        for path in paths
+    ]
+
+
 # ---- what earlier steps say of themselves -------------------------------------------------------
 
 
@@ -196,11 +205,14 @@ def plan_parameters():
 CONTENTS = read_contents(
     [*(path for files in SAMPLES.values() for path in files), *model_files()]
 )
+STORED = stored()
 MODEL = name_model()
 PLAN_ID = identify(FORMATS["plan"], plan_parameters())
 # `device` is no part of it: what was computed on another one stays.
 READOUT = {key: value for key, value in config["embed"].items() if key != "device"}
-EMBED_ID = identify(FORMATS["embed"], PLAN_ID, MODEL, READOUT)
+# A store that gives the same bits is no part of it, either.
+ACCEPTED = [] if config["store"]["accept"] == "same" else [config["store"]["accept"]]
+EMBED_ID = identify(FORMATS["embed"], PLAN_ID, MODEL, READOUT, *ACCEPTED)
 BUDGET_ID = identify(FORMATS["budget"], MODEL, plan_parameters(), config["embed"])
 
 

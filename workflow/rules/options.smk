@@ -55,6 +55,11 @@ def readout_options():
     ]
 
 
+def store_options():
+    """The stores as options, `--store=DIR` each."""
+    return [f"--store={path}" for path in config["store"]["paths"]]
+
+
 def extra_arrays():
     """The arrays of a shard beside its embeddings, as patterns of their files."""
     asked = {

@@ -24,12 +24,16 @@ rule plan_report:
         layers=layer_options(),
         pooling=option("embed/pooling"),
         output_dtype=option("embed/output_dtype"),
+        pseudo_perplexity=option("embed/pseudo_perplexity"),
+        dtype=option("embed/dtype"),
+        store=store_options(),
         format=format_option("report"),
     shell:
         "virnucpro report plans --shards {params.shards:q} --plans {params.plans:q}"
         " --records {input.records:q} --json {output.json:q} --tsv {output.tsv:q}"
         " --cache-dir {resources.cache_dir:q} {params.model:q} {params.layers:q}"
-        " {params.pooling:q} {params.output_dtype:q} {params.format:q} 2> {log:q}"
+        " {params.pooling:q} {params.output_dtype:q} {params.pseudo_perplexity:q}"
+        " {params.dtype:q} {params.store:q} {params.format:q} 2> {log:q}"
         " && cat {log:q}"
 
 

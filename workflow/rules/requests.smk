@@ -49,8 +49,12 @@ def results_id(sample):
 
 
 def plans_id(sample):
-    """Return the id of a sample's plan report, which estimates what a model will take."""
-    return identify(FORMATS["report"], SPLIT_IDS[sample], PLAN_ID, MODEL, READOUT)
+    """Return the id of a sample's plan report, which estimates what a model will take.
+
+    It also tells what stores have, which is another thing once they have more.
+    """
+    parts = SPLIT_IDS[sample], PLAN_ID, MODEL, READOUT, *STORED
+    return identify(FORMATS["report"], *parts)
 
 
 def overview_id():

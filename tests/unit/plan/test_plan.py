@@ -15,7 +15,14 @@ from virnucpro.errors import DataError, InputError
 from virnucpro.formats import PLAN_FORMAT
 from virnucpro.plan.items import increasing, key_array
 from virnucpro.plan.parameters import PlanParameters
-from virnucpro.plan.plan import check_plan_fits, make_plan, read_plan, replan, write_plan
+from virnucpro.plan.plan import (
+    check_plan_fits,
+    make_plan,
+    pack_missing,
+    read_plan,
+    replan,
+    write_plan,
+)
 from virnucpro.plan.table import content_hash, parse_plan
 
 
@@ -396,3 +403,22 @@ class TestFits:
     def test_an_item_past_the_end_of_its_sequence_does_not_fit(self):
         with pytest.raises(DataError, match="another shard"):
             self.fit(plan_for(LENGTHS), lengths=[60, 10, 49, 1, 12, 12, 30, 120])
+
+
+@given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=40), data=st.data())
+def test_missing_items_are_packed_as_the_plan_of_their_sequences_alone(lengths, data):
+    """Oracle: the plan that is made of the missing sequences and of no others."""
+    parameters = PlanParameters(130, 100, "window", 20)
+    keys = np.arange(len(lengths), dtype=">u8").repeat(2).view(np.uint8).reshape(-1, 16)
+    plan = make_plan(keys, np.array(lengths), parameters)
+    known = np.array(data.draw(st.lists(st.booleans(), min_size=len(keys), max_size=len(keys))))
+    alone = make_plan(keys[~known], np.array(lengths)[~known], parameters)
+    batches = pack_missing(plan, known, 130)
+    assert len(batches) == alone.batches
+    items = np.concatenate([*batches, np.empty(0, np.int64)])
+    assert plan.keys[items].tobytes() == alone.keys.tobytes()
+    assert plan.start[items].tolist() == alone.start.tolist()
+    assert np.repeat(np.arange(len(batches)), list(map(len, batches))).tolist() == (
+        alone.batch.tolist()
+    )
+    assert np.array_equal(plan.sequence_keys, keys)

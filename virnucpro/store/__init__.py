@@ -1,0 +1,1 @@
+"""The embedding store: vectors that were computed once, found again by sequence and request."""
