@@ -1,6 +1,7 @@
 """What is said before a run and after it, and what becomes of jobs that failed."""
 
 import json
+import os
 import subprocess
 import sys
 from os.path import normpath
@@ -163,6 +164,17 @@ def check_all_is_done():
         )
 
 
+def tell_results():
+    """Say where the results are, once a run has ended well."""
+    finished = [sample for sample in SAMPLES if is_finished(sample)]
+    for sample in finished[:LISTED_SAMPLES]:
+        logger.info(
+            f"virnucpro: {sample}: {os.path.abspath(f'results/{sample}/embeddings.h5ad')}"
+        )
+    if len(finished) > LISTED_SAMPLES:
+        logger.info(f"virnucpro: and {len(finished) - LISTED_SAMPLES} more")
+
+
 def check_targets():
     """Refuse a result as the target that is of an earlier input or configuration.
 
@@ -203,6 +215,7 @@ if workflow.is_main_process:
 
 onsuccess:
     check_all_is_done()
+    tell_results()
 
 
 onerror:
