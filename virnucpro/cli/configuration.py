@@ -93,7 +93,7 @@ def given_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _click_type(schema: Mapping[str, Any]) -> click.ParamType:
+def _click_type(schema: Mapping[str, Any]) -> Any:
     """Return the type of an option for a value of the schema."""
     if "enum" in schema:
         return click.Choice([str(choice) for choice in schema["enum"]])

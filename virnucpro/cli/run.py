@@ -70,7 +70,7 @@ def run(
     snakemake_options: list[str],
     **parameters: Any,
 ) -> None:
-    """Embed FASTA files: split, plan, embed, merge and report, by Snakemake.
+    """Embed FASTA files: all steps, by Snakemake.
 
     Each file is a sample of its own; a folder stands for the FASTA files in it. Writes a
     configuration and a sample sheet into the working directory. The same command again does what is
