@@ -54,6 +54,21 @@ os.environ.update(
 )
 
 
+# As a module with a prefix, Snakemake puts it before the paths of rules. Paths in functions and params
+# need it too.
+MODIFIER = workflow.modifier.path_modifier
+
+
+def here(path):
+    """Return a path as it is found from the working directory, in a module with a prefix too."""
+    return MODIFIER.replace_prefix(str(path))
+
+
+def not_ours(path):
+    """Return an input from outside the workflow as one that a module's prefix leaves alone."""
+    return path if here(path) == path else os.path.abspath(path)
+
+
 def read_values(values, schema):
     """Read what `--config embed='{layers: [3]}'` leaves as text where the schema wants a number."""
     for key, inner in schema["properties"].items():

@@ -88,6 +88,6 @@ def export_outputs():
 def export_options(wildcards):
     """The configured exports as options, `--export=KIND=FILE`."""
     return [
-        f"--export={export}={EXPORT_FILES[export][0].format(sample=wildcards.sample)}"
+        f"--export={export}={here(EXPORT_FILES[export][0].format(sample=wildcards.sample))}"
         for export in config["merge"]["exports"]
     ]
