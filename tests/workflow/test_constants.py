@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from tests.workflow.snakemake_runs import ROOT
-from virnucpro import formats
+from virnucpro import __version__, formats
 from virnucpro.merge.exports import EXPORTS
 from virnucpro.model.config import KNOWN_MODELS
 
@@ -28,6 +28,11 @@ def constant(name: str) -> object:
 @pytest.mark.parametrize("step", ["model", "split", "plan", "budget", "embed", "merge", "report"])
 def test_format_numbers_are_those_of_the_package(step):
     assert constant("FORMATS")[step] == getattr(formats, f"{step.upper()}_FORMAT")
+
+
+def test_version_is_that_of_the_package():
+    assert constant("VERSION") == __version__
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_format_numbers_are_complete():

@@ -78,8 +78,8 @@ class Key:
     def resolve(self, value: Any) -> Any:
         """Return a value that means the same in every folder: a path is made absolute."""
         kind = self.schema.get("format")
-        named = kind == "name-or-path" and "/" not in value and not Path(value).is_file()
-        if kind is None or named:
+        is_name = kind == "name-or-path" and ("/" not in value or "://" in value)
+        if kind is None or (is_name and not Path(value).is_file()):
             return list(value) if isinstance(value, tuple) else value
         return str(Path(value).expanduser().absolute())
 

@@ -121,8 +121,9 @@ def test_paths_mean_the_same_in_the_working_directory(run, tmp_path):
     assert written()["model"] == f"{tmp_path}/mine.pt"
     assert written()["cache_dir"] == f"{tmp_path}/cache"
     Path("demo").mkdir()  # a name stays a name
-    run("a.faa", "-o", "named", "--model", "demo")
+    run("a.faa", "-o", "named", "--model", "demo", "--container", "docker://lab/virnucpro:1")
     assert written("named")["model"] == "demo"
+    assert written("named")["container"] == "docker://lab/virnucpro:1"
 
 
 def test_the_same_command_writes_the_same_bytes_and_says_nothing(run, caplog):
