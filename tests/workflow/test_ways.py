@@ -168,7 +168,7 @@ def parent(tmp_path) -> Path:
 def run_parent(folder: Path, *arguments: str, **values) -> Run:
     values = {"samples": "samples.tsv", "merge": {"exports": ["npy"]}, **values}
     (folder / "mine.yaml").write_text(yaml.safe_dump({"virnucpro": values}))
-    return snakemake(folder, "--configfile", "mine.yaml", *arguments, workflow=folder / "workflow")
+    return snakemake(folder, "--configfile", str(folder / "mine.yaml"), *arguments, workflow=folder / "workflow")
 
 
 def test_it_runs_beside_the_rules_of_another_workflow_under_a_prefix(parent):
