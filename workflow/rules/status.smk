@@ -114,8 +114,8 @@ def check_settings():
         reasons = "; ".join(f"{option} ({why})" for option, why in missing.items())
         logger.warning(
             f"virnucpro: no profile gives these options: {reasons}. They stand in "
-            "profiles/default of the workflow, which Snakemake reads if it is copied into the "
-            "working directory"
+            "profiles/default of the workflow, which Snakemake reads if a copy is beside your "
+            "Snakefile or where you call it"
         )
 
 
