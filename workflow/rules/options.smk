@@ -24,6 +24,11 @@ def folder_of(name):
     return folder
 
 
+def results_folder(wildcards):
+    """The folder of all samples' results."""
+    return here("results")
+
+
 def content_options(wildcards):
     """The content that each FASTA file had when the workflow was read, `--sha256=HASH` each."""
     return [f"--sha256={CONTENTS[path]}" for path in SAMPLES[wildcards.sample]]

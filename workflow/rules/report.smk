@@ -154,7 +154,7 @@ rule overview:
         runtime=120,
     params:
         samples=list(SAMPLES),
-        results=here("results"),
+        results=results_folder,
         report=subpath(output.overview, parent=True),
         format=format_option("report"),
     shell:
