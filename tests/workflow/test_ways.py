@@ -3,6 +3,7 @@
 The long tests install everything from the index, as a new user does.
 """
 
+import ast
 import os
 import re
 import shlex
@@ -13,10 +14,12 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import anndata
 import pytest
 import yaml
+from snakemake import sourcecache
 
 from tests.workflow.conda_stand_in import install_conda, requirements
 from tests.workflow.snakemake_runs import ROOT, Run, snakemake
@@ -238,6 +241,34 @@ def test_snakedeploy_gives_a_folder_that_runs_with_the_shipped_profile(repositor
     assert anndata.read_h5ad(folder / "results/a/embeddings.h5ad").shape == (5, 320)
     again = call(programs / "snakemake", "--cores", "2", cwd=folder, **repository)
     assert "Nothing to be done" in again.text
+
+
+def package_source(rules) -> str:
+    """Call the function of config.smk, which is Python, for rules that come from there."""
+    text = (ROOT / "workflow" / "rules" / "config.smk").read_text()
+    (function,) = (
+        node
+        for node in ast.parse(text).body
+        if isinstance(node, ast.FunctionDef) and node.name == "package_source"
+    )
+    names = {"workflow": SimpleNamespace(current_basedir=rules), "Path": Path, "os": os}
+    names["VERSION"] = "0.1.0"
+    exec(ast.unparse(function), names)  # noqa: S102
+    return names["package_source"]()
+
+
+def test_conda_installs_the_package_from_where_the_workflow_comes(tmp_path):
+    place = {"repo": "lab/virnucpro", "path": "workflow/rules"}
+    cases = {
+        sourcecache.GithubFile(**place, tag="v1"): "git+https://github.com/lab/virnucpro@v1",
+        sourcecache.GitlabFile(**place, commit="ab1"): "git+https://gitlab.com/lab/virnucpro@ab1",
+        sourcecache.LocalGitFile("/r", "workflow/rules", tag="v1"): "git+file:///r@v1",
+        sourcecache.LocalSourceFile(f"{ROOT}/workflow/rules"): str(ROOT),
+        sourcecache.LocalSourceFile(f"{tmp_path}/workflow/rules"): "virnucpro==0.1.0",
+        sourcecache.GenericSourceFile("https://x.org/workflow/rules"): "virnucpro==0.1.0",
+    }
+    for rules, source in cases.items():
+        assert package_source(rules) == source
 
 
 # ---- from the index -----------------------------------------------------------------------------
