@@ -318,7 +318,7 @@ def test_the_steps_of_the_image_give_a_command_that_embeds(tmp_path):
             for inside, outside in places.items():
                 line = line.replace(inside, str(outside))
             line = line.replace("python", str(programs / "python"), 1)
-            subprocess.check_call(["bash", "-euc", line])
+            subprocess.check_call(["bash", "-euc", line], env=os.environ | {"PIP_NO_COMPILE": "1"})
         elif name == "COPY" and words[-1] == "/wheel/":
             shutil.copy(ROOT / words[0], places["/wheel"])
         elif name == "RUN":
