@@ -50,13 +50,14 @@ from peers import (
 from torch import Tensor, nn
 
 from virnucpro.data.collators import VarlenCollator
+from virnucpro.embed.batch import PackedBatch
 from virnucpro.embed.engine import Engine
+from virnucpro.embed.readout import Readout
 from virnucpro.embed.step import StepShape
 from virnucpro.model.canonical import canonical_state
 from virnucpro.model.config import ModelConfig
 from virnucpro.model.devices import DTYPES
-from virnucpro.model.esm2 import PackedESM2
-from virnucpro.model.float8 import Float8ESM2
+from virnucpro.model.loading import build_model
 
 PLAN_TOKENS = 4096  # planned batches; as many as fit run side by side in a step
 COMPARED = 64  # sequences whose pooled vectors are compared with float32
@@ -92,8 +93,7 @@ class Ours:
         dtype: str,
         attention: str = "auto",
     ) -> None:
-        kind = Float8ESM2 if dtype == "float8" else PackedESM2
-        self.model = kind.from_state_dict(
+        self.model = build_model(
             config, state, dtype=DTYPES[dtype], device=device, attention=attention
         )
         self.counts, self.tokens = token_counts(sequences), budget
@@ -104,7 +104,7 @@ class Ours:
         few = self.batches(np.arange(min(COMPARED, len(sequences))))
         most = max(len(batch.index) for batch in everything + few)
         shape = StepShape.for_lengths(budget, most, LONGEST + 2)
-        self.engine = Engine(self.model, shape, [config.layers])
+        self.engine = Engine(self.model, shape, Readout([config.layers]))
 
     def batches(self, index: np.ndarray) -> list[Batch]:
         """Pack as a planned shard is: batches of the plan's size, side by side in a step."""
@@ -115,7 +115,9 @@ class Ours:
 
     def embed(self, batches: Sequence[Batch]) -> Iterator[Tensor]:
         """Compute from strings."""
-        for _, result in self.engine.stream(self.collate(batch.payload) for batch in batches):
+        for _, result in self.engine.stream(
+            PackedBatch.from_collated(self.collate(batch.payload)) for batch in batches
+        ):
             yield torch.from_numpy(result.pooled[:, 0])
 
 

@@ -1,4 +1,4 @@
-"""Times the GPU kernels against torch's varlen attention and their plain-torch twins.
+"""Times the GPU kernels against torch's varlen attention and their plain-torch references.
 
     python benchmarks/kernels.py                   # every model's shape
     python benchmarks/kernels.py --sweep 64 16     # attention's table of configurations, again
@@ -141,7 +141,7 @@ def attention_rows(shape: Shape) -> Iterator[tuple[str, float, float | None]]:
 
 
 def elementwise_rows(shape: Shape, dim: int) -> Iterator[tuple[str, float, float, float]]:
-    """Time the passes: (what, our microseconds, the twin's, bytes of one pass)."""
+    """Time the passes: (what, our microseconds, the reference's, bytes of one pass)."""
     from virnucpro.model.kernels import elementwise
 
     T, options = shape.tokens, {"device": "cuda", "dtype": shape.qkv.dtype}
@@ -153,14 +153,14 @@ def elementwise_rows(shape: Shape, dim: int) -> Iterator[tuple[str, float, float
 
     def pair(name: str, arguments: tuple[object, ...]) -> tuple[float, float]:
         functions = [getattr(module, name) for module in (elementwise, reference)]
-        ours, twin = (microseconds(lambda f=f: f(*arguments), launches=4) for f in functions)
-        return ours, twin
+        ours, plain = (microseconds(lambda f=f: f(*arguments), launches=4) for f in functions)
+        return ours, plain
 
     yield "layer norm", *pair("layer_norm", (x, *norm)), 2 * unit
     yield "bias + GELU", *pair("bias_gelu", (wide, wide_bias)), 8 * unit
     ranges = torch.stack((bounds[:-1] + 1, bounds[1:] - 1), dim=1)
     pooled = microseconds(lambda: elementwise.pool_mean(x, ranges))
-    yield "mean pooling", pooled, float("nan"), unit  # the twin cannot be captured in a graph
+    yield "mean pooling", pooled, float("nan"), unit  # the reference cannot be captured in a graph
 
 
 def sweep(head_dim: int, tokens: int, dtype: torch.dtype) -> None:
@@ -197,9 +197,13 @@ def compare(model: str, tokens: int, dtype: torch.dtype, sample: int) -> list[di
         rate = "" if flop is None else f"{flop / us / 1e6:7.0f} TFLOP/s"
         print(f"  {name:36} {us:8.1f} us {rate:16} {us * layers / 1e3:7.2f} ms a step")
         rows.append({"model": model, "kernel": name.strip(), "us": us, "flop": flop})
-    for name, us, twin, size in elementwise_rows(shape, dim):
-        print(f"  {name:36} {us:8.1f} us {size / us / 1e3:7.0f} GB/s     twin {twin:7.1f} us")
-        rows.append({"model": model, "kernel": name, "us": us, "twin_us": twin, "bytes": size})
+    for name, us, plain, size in elementwise_rows(shape, dim):
+        print(
+            f"  {name:36} {us:8.1f} us {size / us / 1e3:7.0f} GB/s     plain torch {plain:7.1f} us"
+        )
+        rows.append(
+            {"model": model, "kernel": name, "us": us, "reference_us": plain, "bytes": size}
+        )
     return rows
 
 

@@ -24,11 +24,13 @@ from peers import LONGEST, MODELS, describe_run, full_bins, random_fair_esm, ran
 from peers import token_counts as count_tokens
 
 from virnucpro.data.collators import VarlenCollator
+from virnucpro.embed.batch import PackedBatch
 from virnucpro.embed.engine import Engine
+from virnucpro.embed.readout import Readout
 from virnucpro.embed.step import StepShape
 from virnucpro.model.canonical import canonical_state
 from virnucpro.model.devices import DTYPES, select_device, select_dtype
-from virnucpro.model.esm2 import PackedESM2
+from virnucpro.model.loading import build_model
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "mean": {},
@@ -46,13 +48,14 @@ def passes(options: argparse.Namespace, device: torch.device) -> Iterator[tuple[
     source = random_fair_esm(config, device)
     state = canonical_state(config, source.state_dict(), Path("random weights"))
     dtype = DTYPES[options.dtype] if options.dtype else select_dtype("auto", device)[0]
-    model = PackedESM2.from_state_dict(config, state, dtype=dtype, device=device, head=True)
+    model = build_model(config, state, dtype=dtype, device=device, head=True)
     sequences = random_proteins(options.sequences, options.seed)
     tokens = count_tokens(sequences)
     converter = esm.data.Alphabet.from_architecture("ESM-1b").get_batch_converter()
     collate = VarlenCollator(converter, max_tokens_per_batch=options.tokens)
     bins = full_bins(tokens, options.tokens)
-    batches = [collate([{"id": str(i), "sequence": sequences[i]} for i in bin]) for bin in bins]
+    items = [{"id": str(i), "sequence": sequence} for i, sequence in enumerate(sequences)]
+    batches = [PackedBatch.from_collated(collate([items[i] for i in bin])) for bin in bins]
     shape = StepShape.for_lengths(options.tokens, max(map(len, bins)), LONGEST + 2)
 
     def run(engine: Engine) -> Callable[[], float]:
@@ -65,7 +68,7 @@ def passes(options: argparse.Namespace, device: torch.device) -> Iterator[tuple[
         return one
 
     runs = {
-        name: run(Engine(model, shape, [config.layers], **wanted))
+        name: run(Engine(model, shape, Readout([config.layers], **wanted)))
         for name, wanted in VARIANTS.items()
     }
     for one in runs.values():

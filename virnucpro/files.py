@@ -29,6 +29,7 @@ __all__ = [
     "atomic_directory",
     "atomic_path",
     "give_name",
+    "publish",
     "read_json",
     "remove",
     "remove_durably",
@@ -37,6 +38,7 @@ __all__ = [
     "sha256_in_background",
     "sha256_of",
     "sync_directory",
+    "temporary_file",
     "write_bytes",
     "write_json",
 ]
@@ -60,15 +62,31 @@ def atomic_path(target: Path) -> Iterator[Path]:
     Raises:
         OSError: writing, syncing or renaming failed; the message names `target`.
     """
+    with temporary_file(target) as temporary:
+        yield temporary
+        publish(temporary, target)
+
+
+@contextlib.contextmanager
+def temporary_file(target: Path) -> Iterator[Path]:
+    """Yield the path of an empty file beside `target`, and remove it unless it was published.
+
+    Raises:
+        OSError: as `atomic_path`.
+    """
     with _temporary_name(target) as temporary:
         try:
             os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
             yield temporary
-            _sync(temporary)
-            os.replace(temporary, target)
-            sync_directory(target.parent)
         except OSError as error:
             raise _naming(error, target, temporary) from error
+
+
+def publish(temporary: Path, target: Path) -> None:
+    """Give the file of `temporary_file` its final name, its bytes and the name synced."""
+    _sync(temporary)
+    os.replace(temporary, target)
+    sync_directory(target.parent)
 
 
 @contextlib.contextmanager

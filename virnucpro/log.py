@@ -6,6 +6,7 @@ each step ends with one line of JSON for machines (see `step`).
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import resource
@@ -124,4 +125,10 @@ def _say(name: str, status: str, begun: float, **rest: Any) -> None:
         "version": __version__,
         **rest,
     }
-    logger.info(json.dumps(line, ensure_ascii=False, default=str), extra={"for_machines": True})
+    text = json.dumps(line, ensure_ascii=False, default=_as_json)
+    logger.info(text, extra={"for_machines": True})
+
+
+def _as_json(value: Any) -> Any:
+    is_instance = dataclasses.is_dataclass(value) and not isinstance(value, type)
+    return dataclasses.asdict(value) if is_instance else str(value)

@@ -17,10 +17,11 @@ import torch
 from tests.unit.embed import fast
 from tests.unit.embed.builders import random_proteins
 from tests.unit.model.conftest import make_esm2, published
-from virnucpro.embed import budget as budget_module
-from virnucpro.embed.budget import Budget, write_measured_budget
-from virnucpro.embed.shard import ShardFiles, embed_shard
-from virnucpro.files import write_json
+from virnucpro.embed import measure as measure_module
+from virnucpro.embed.budget import Budget
+from virnucpro.embed.job import ShardFiles
+from virnucpro.embed.measure import write_measured_budget
+from virnucpro.embed.shard import embed_shard
 from virnucpro.merge.sample import merge_sample
 from virnucpro.model.weights import fetch_model
 from virnucpro.plan.build import plan_shard
@@ -65,9 +66,7 @@ class Small:
         self.inputs.mkdir()
         self.fasta.write_text("".join(lines) + ">none\n\n")
         torch.save(published(make_esm2()), self.published)
-        receipt = {"name": "imaginary", "weights_sha256": fast.WEIGHTS, "demo": True}
-        receipt |= {"has_lm_head": True, "layers": 6}
-        write_json(self.inputs / "imaginary.json", receipt | {"dim": fast.DIM})
+        fast.write_model_receipt(self.inputs / "imaginary.json")
         fast.write_budget(self.inputs / "imaginary_budget.json", TOKENS)
 
     def split(self) -> None:
@@ -163,9 +162,10 @@ STEPS = ("split", "plan", "model", "budget", "embed", "merge", "report")
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the stand-ins in place: of the network, its measured budget, the drawn figures."""
     fast.install(monkeypatch)
-    found = Budget("tiny", fast.WEIGHTS, "cpu", "float32", "imaginary", TOKENS, None, 1.0)
-    monkeypatch.setattr(budget_module, "load_model", lambda *_, **__: fast.Model())
-    monkeypatch.setattr(budget_module, "measure_budget", lambda *_, **__: found)
+    told = {"readout": {}, "rates": {}, "reason": ""}
+    found = Budget("tiny", fast.WEIGHTS, "cpu", "float32", "imaginary", TOKENS, None, 1.0, **told)
+    monkeypatch.setattr(measure_module, "load_model", lambda *_, **__: fast.Model())
+    monkeypatch.setattr(measure_module, "measure_budget", lambda *_, **__: found)
     for name in ("length_distribution", "packing_efficiency", "packing_by_shard", "duplicates"):
         monkeypatch.setattr(figures, name, functools.partial(_draw, name))
     monkeypatch.setattr(figures, "throughput", functools.partial(_draw, "throughput"))

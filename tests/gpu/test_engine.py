@@ -1,5 +1,7 @@
 """The engine on a real CUDA device: parity, bits, memory. Run with ``pytest -m gpu``."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +10,10 @@ from esm.model.esm2 import ESM2
 from tests.unit.embed.builders import collate
 from virnucpro.data.packing import first_fit_decreasing
 from virnucpro.embed.engine import Engine
+from virnucpro.embed.readout import Readout
 from virnucpro.embed.step import StepShape
 from virnucpro.model.config import KNOWN_MODELS
-from virnucpro.model.esm2 import PackedESM2
-from virnucpro.model.float8 import Float8ESM2
+from virnucpro.model.loading import build_model
 
 pytestmark = pytest.mark.gpu
 
@@ -67,12 +69,11 @@ def embed_all(engine, sequences, order=None):
 
 def make_engine(reference, dtype, tokens=TOKENS, attention="auto", **readout):
     config, _, state = reference
-    kind = Float8ESM2 if dtype == torch.float8_e4m3fn else PackedESM2
-    model = kind.from_state_dict(
+    model = build_model(
         config, state, dtype=dtype, device="cuda", attention=attention, head=bool(readout)
     )
     shape = StepShape.for_lengths(tokens, tokens // 3, LONGEST)
-    return Engine(model, shape, [config.layers // 2, config.layers], **readout)
+    return Engine(model, shape, Readout([config.layers // 2, config.layers], **readout))
 
 
 @pytest.mark.parametrize(
@@ -128,24 +129,24 @@ def test_all_that_can_be_read_out_has_its_own_bits_and_agrees_with_plain_torch(
     plain = make_engine(reference, torch.float32, attention="sdpa", **wanted)
     some = sequences[:24]
     # As windows have it: every other sequence stands for all but its first and last residue.
-    kept = np.array([(i % 2, len(s) - 2 - i % 2) for i, s in enumerate(some)])
-    kept[kept[:, 0] >= kept[:, 1]] = (0, 1)
+    spans = np.array([(i % 2, len(s) - 2 - i % 2) for i, s in enumerate(some)])
+    spans[spans[:, 0] >= spans[:, 1]] = (0, 1)
     order = np.random.default_rng(2).permutation(len(some))
 
     def run(engine, order):
         batch = collate([some[i] for i in order])
-        return engine.embed({**batch, "kept": kept[order]})
+        return engine.embed(dataclasses.replace(batch, pooling_spans=spans[order]))
 
     first, other = run(engine, np.arange(len(some))), run(engine, order)
     assert np.array_equal(first.pooled[order], other.pooled)
     assert np.array_equal(first.likelihood[order], other.likelihood)
     found = zip(order, other.residues, strict=True)
     assert all(np.array_equal(first.residues[i], residues) for i, residues in found)
-    twin = run(plain, np.arange(len(some)))
-    np.testing.assert_allclose(first.pooled, twin.pooled, atol=2e-3)
-    np.testing.assert_allclose(first.likelihood, twin.likelihood, atol=2e-3)
-    for i, (ours, theirs) in enumerate(zip(first.residues, twin.residues, strict=True)):
-        assert ours.shape == (kept[i, 1] - kept[i, 0], 2, engine.model.config.dim)
+    expected = run(plain, np.arange(len(some)))
+    np.testing.assert_allclose(first.pooled, expected.pooled, atol=2e-3)
+    np.testing.assert_allclose(first.likelihood, expected.likelihood, atol=2e-3)
+    for i, (ours, theirs) in enumerate(zip(first.residues, expected.residues, strict=True)):
+        assert ours.shape == (spans[i, 1] - spans[i, 0], 2, engine.model.config.dim)
         np.testing.assert_allclose(ours, theirs, atol=2e-3)
         if pooling == "max":
             np.testing.assert_array_equal(first.pooled[i], ours.max(axis=0))
@@ -194,11 +195,9 @@ def test_steps_in_flight_do_not_mix(reference, sequences):
 def test_other_backends_agree_with_the_kernels(reference, sequences, backend):
     config, _, state = reference
     some = sequences[:40]
-    model = PackedESM2.from_state_dict(
-        config, state, dtype=torch.float16, device="cuda", attention=backend
-    )
+    model = build_model(config, state, dtype=torch.float16, device="cuda", attention=backend)
     shape = StepShape.for_lengths(TOKENS, TOKENS // 3, LONGEST)
-    other = Engine(model, shape, [config.layers // 2, config.layers])
+    other = Engine(model, shape, Readout([config.layers // 2, config.layers]))
     ours = embed_all(make_engine(reference, torch.float16), some)
     theirs = embed_all(other, some)
     norms = np.linalg.norm(ours, axis=-1) * np.linalg.norm(theirs, axis=-1)

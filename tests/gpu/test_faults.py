@@ -12,16 +12,18 @@ import pytest
 import torch
 
 from tests.unit.embed.builders import collate, random_proteins, random_sequences, random_state
-from virnucpro.embed.budget import write_measured_budget
 from virnucpro.embed.engine import Engine
 from virnucpro.embed.exact import ExactModel
-from virnucpro.embed.shard import EmbedOptions, ShardFiles, embed_shard
+from virnucpro.embed.job import EmbedOptions, ShardFiles
+from virnucpro.embed.measure import write_measured_budget
+from virnucpro.embed.readout import Readout
+from virnucpro.embed.shard import embed_shard
 from virnucpro.embed.step import StepShape
 from virnucpro.errors import InputError
 from virnucpro.files import read_json
 from virnucpro.model.config import ModelConfig
 from virnucpro.model.devices import select_device
-from virnucpro.model.esm2 import PackedESM2
+from virnucpro.model.loading import build_model
 from virnucpro.model.weights import fetch_model
 from virnucpro.plan.build import plan_shard
 from virnucpro.plan.parameters import PlanParameters
@@ -34,8 +36,8 @@ LONGEST = 256
 
 
 def make_engine(state, dtype=torch.float16, tokens=4096, exact=None):
-    model = PackedESM2.from_state_dict(CONFIG, state, dtype=dtype, device="cuda")
-    return Engine(model, StepShape.for_lengths(tokens, tokens // 3, LONGEST), [3], exact)
+    model = build_model(CONFIG, state, dtype=dtype, device="cuda")
+    return Engine(model, StepShape.for_lengths(tokens, tokens // 3, LONGEST), Readout([3]), exact)
 
 
 @pytest.mark.fault(17)
@@ -67,7 +69,7 @@ def test_nan_in_the_weights_of_one_layer_quarantines_every_row():
     state["layers.1.fc1.weight"][5, 7] = float("nan")
 
     def load(device):
-        return PackedESM2.from_state_dict(CONFIG, state, dtype=torch.float32, device=device)
+        return build_model(CONFIG, state, dtype=torch.float32, device=device)
 
     exact = ExactModel(load, torch.device("cuda"))
     result = make_engine(state, exact=exact).embed(collate(random_sequences(5)))

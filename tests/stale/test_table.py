@@ -149,6 +149,20 @@ def test_walk(seed, finished, expected, tmp_path):
     assert "Nothing to be done" in folder.run().text
 
 
+@pytest.mark.fault(46)
+def test_results_laid_over_those_that_are_there_are_made_again(finished, expected, tmp_path):
+    folder = finished(2, 1).copy(tmp_path / "run")
+    other = finished(2, 1).copy(tmp_path / "other")
+    change(other, "sheet_with_another_sample")
+    assert other.run().status == 0
+    shutil.copytree(other.path / "results", folder.path / "results", dirs_exist_ok=True)
+    run = folder.run()
+    assert run.status == 0, run.text
+    assert "embed" not in run.jobs
+    assert folder.results() == expected(folder, ("as it was", 2, 1))
+    assert "Nothing to be done" in folder.run().text
+
+
 @pytest.mark.parametrize("lost", [False, True])
 def test_refused_input_fails_again_and_again_and_the_others_finish(
     lost, finished, expected, tmp_path

@@ -213,6 +213,7 @@ class Sample:
                 "weights_sha256": "cd" * 32,
                 "model": "demo",
                 "demo": True,
+                "requested_layers": list(self.layers),
                 "layers": list(self.layers),
                 "pooling": "none" if "residues" in self.extras else "mean",
                 "pseudo_perplexity": ("one-pass" if "pseudo_perplexity" in self.extras else "none"),

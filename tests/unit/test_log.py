@@ -8,6 +8,7 @@ import pytest
 from virnucpro import __version__, log
 from virnucpro.errors import DataError, InputError
 from virnucpro.progress import Progress
+from virnucpro.sequences.manifest import RecordCounts
 
 logger = logging.getLogger("virnucpro.test")
 
@@ -130,7 +131,10 @@ def test_an_unprintable_result_does_not_take_the_line_away(monkeypatch):
     stream = configured(monkeypatch, io.StringIO())
     with log.step("embed") as result:
         result["path"] = PurePath("a") / "b"
-    assert json.loads(stream.getvalue())["result"] == {"path": "a/b"}
+        result["counts"] = [RecordCounts(5, 4, 1, 0, 0, 0)]
+    said = json.loads(stream.getvalue())["result"]
+    assert said["path"] == "a/b"
+    assert said["counts"][0]["read"] == 5
 
 
 @pytest.mark.parametrize(("stream", "verbosity"), [(Terminal, 0), (io.StringIO, -1)])

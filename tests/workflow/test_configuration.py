@@ -15,6 +15,13 @@ REFUSED = {
     "unknown key": ("modell: demo", "modell"),
     "unknown nested key": ("plan: {token_budgt: 4096}", "token_budgt"),
     "wrong type": ("split: {shard_tokens: many}", "shard_tokens"),
+    "a number that is none": ("split: {max_invalid_fraction: .nan}", "max_invalid_fraction"),
+    "a list in place of a number": ("split: {max_invalid_fraction: [0.5]}", "max_invalid_fraction"),
+    "more residues than can be counted": ("split: {max_record_residues: 3000000000}", "2147483647"),
+    "text that is no YAML": ("split: {shard_tokens: '[1'}", "shard_tokens"),
+    "a tag of YAML": ("split: {shard_tokens: '!!python/name:os.system'}", "shard_tokens"),
+    "a device as a model": ("model: /dev/null", "/dev/null"),
+    "a folder without a model": ("model: config", "config.json"),
     "unknown choice": ("plan: {long_sequences: windows}", "truncate"),
     "overlap of whole windows": (
         "plan: {long_sequences: window, window_overlap: 1022}",
@@ -39,13 +46,14 @@ def test_wrong_config_is_refused_by_name(case, fresh):
     run = snakemake(workdir, "--dry-run")
     assert run.status == 1
     assert named in run.text
+    assert "WorkflowError" in run.text  # and no other exception
     assert "Traceback" not in run.text
     assert not list(workdir.rglob("pwned"))
 
 
 def test_nested_values_on_the_command_line_are_laid_over_the_file_and_have_their_types(fresh):
     workdir = fresh(config="plan: {max_sequence_length: 500}\nembed:\nmodel: demo")
-    given = ["embed={dtype: float16, layers: [-1, 2]}", "plan={token_budget: 2048}"]
+    given = ["embed={dtype: float16, layers: [-1, 2]}", "plan={token_budget: 2048.0}"]
     run = snakemake(workdir, "plans", "--config", *given)
     assert run.status == 0, run.text
     assert "--token-budget=2048 --max-sequence-length=500" in run.text
@@ -86,6 +94,8 @@ SHEETS = {
     "names that differ in case": ("sample\tfasta\nx\ta.faa\nX\tb.faa\n", "only in case"),
     "all missing files": ("sample,fasta\na,1.faa\na,2.faa\n", "line 3: 2.faa does not exist"),
     "a folder": ("sample\tfasta\na\tconfig\n", "config is a folder"),
+    "a device": ("sample\tfasta\na\t/dev/null\n", "line 2: /dev/null is a pipe or a device"),
+    "a line without an end": ("[" * 200_000, "line 1: field larger than"),
 }
 ROWS = {
     "blank rows of tabs": "sample\tfasta\na\ta.faa\n\t\n \t \n\n",

@@ -47,7 +47,7 @@ def budget(weights: Path, receipt: Path, out: Path, cache_dir: Path | None, **op
     from virnucpro.cli.device import claim_gpu
 
     options["device"], sha256 = claim_gpu(options["device"], weights, cache_dir)
-    from virnucpro.embed.budget import write_measured_budget
+    from virnucpro.embed.measure import write_measured_budget
 
     return write_measured_budget(
         weights, receipt, out, cache_dir=cache_dir, weights_sha256=sha256, **options

@@ -59,7 +59,8 @@ def embed(cache_dir: Path | None, **options: Any) -> Any:
     from virnucpro.cli.device import claim_gpu
 
     options["device"], sha256 = claim_gpu(options["device"], options["weights"], cache_dir)
-    from virnucpro.embed.shard import EmbedOptions, ShardFiles, embed_shard
+    from virnucpro.embed.job import EmbedOptions, ShardFiles
+    from virnucpro.embed.shard import embed_shard
 
     names = ShardFiles.__dataclass_fields__
     files = ShardFiles(**{name: options.pop(name) for name in names})

@@ -70,16 +70,16 @@ class SequenceDataset(Dataset[SequenceDict]):
         item = {
             "id": self.plan.keys[index].tobytes().hex(),
             "sequence": residues,
-            "kept": self._kept[index],
+            "pooling_span": self._pooling_spans[index],
         }
         return {**item, "truncated": True} if self.plan.truncated[index] else item
 
     @cached_property
-    def _kept(self) -> NDArray[np.int64]:
+    def _pooling_spans(self) -> NDArray[np.int64]:
         """Residues that each item of the plan stands for, [items, 2], counted in the item."""
         assert self.plan is not None  # noqa: S101
-        kept: NDArray[np.int64] = np.stack(self.plan.represented, 1) - self.plan.start[:, None]
-        return kept
+        spans: NDArray[np.int64] = np.stack(self.plan.owned_spans, 1) - self.plan.start[:, None]
+        return spans
 
     @property
     def ids(self) -> list[str]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from virnucpro.embed.exact import ExactModel
-from virnucpro.embed.readout import token_ranges
+from virnucpro.embed.batch import PackedBatch
+from virnucpro.embed.exact import ExactModel, is_out_of_memory
 from virnucpro.model.esm2 import PackedESM2
 from virnucpro.model.kernels import reference
 
@@ -25,28 +24,35 @@ SAMPLE = 16
 def closeness_to_float32(
     model: PackedESM2,
     exact_model: ExactModel,
-    batches: Sequence[dict[str, Any]],
+    batches: Sequence[PackedBatch],
     layers: Sequence[int],
-) -> dict[str, Any] | None:
+) -> dict[str, float] | None:
     """Compare representations with those of the same weights in float32.
 
     Args:
         model: the model in use.
         exact_model: the same model in float32.
-        batches: what `VarlenCollator` gives, of few sequences each.
+        batches: of few sequences each.
         layers: as resolved; the worst of them counts.
 
     Returns:
         The number of ``sequences``, and the cosine to float32, least and median, of the pooled
         representations and of those of the residues; None where there is no memory for float32.
     """
-    ours = [_representations(model, batch, layers) for batch in batches]
-    theirs = exact_model.run(
-        lambda exact: [_representations(exact, batch, layers) for batch in batches]
-    )
+
+    def represent(by: PackedESM2) -> list[tuple[Tensor, Tensor]]:
+        return [_representations(by, batch, layers) for batch in batches]
+
+    try:
+        ours = represent(model)
+    except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+    theirs = exact_model.run(represent)
     if theirs is None:
         return None
-    found: dict[str, Any] = {"sequences": sum(int(batch["num_sequences"]) for batch in batches)}
+    found: dict[str, float] = {"sequences": sum(batch.sequences for batch in batches)}
     for place, name in enumerate(("pooled_cosine", "residue_cosine")):
         cosines = np.concatenate(
             [
@@ -62,15 +68,15 @@ def closeness_to_float32(
 
 
 def _representations(
-    model: PackedESM2, batch: dict[str, Any], layers: Sequence[int]
+    model: PackedESM2, batch: PackedBatch, layers: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Give what is pooled [layers, B, dim] and what belongs to residues [layers, n, dim]."""
-    given = (batch[key] for key in ("input_ids", "position_ids", "cu_seqlens", "max_seqlen"))
-    hidden = model(*given, layers)
-    bounds = batch["cu_seqlens"].to(model.device)
-    ranges = torch.from_numpy(token_ranges(batch)).to(model.device)
-    residue = torch.ones(len(batch["input_ids"]), dtype=torch.bool, device=model.device)
+    longest = int(batch.lengths.max())
+    hidden = model(batch.tokens, batch.positions, batch.cu_seqlens, longest, layers)
+    bounds = batch.cu_seqlens.to(model.device)
+    ranges = torch.from_numpy(batch.pooled_tokens).to(model.device)
+    residue = torch.ones(len(batch.tokens), dtype=torch.bool, device=model.device)
     residue[bounds[:-1].long()] = residue[bounds[1:].long() - 1] = False
-    kept = [hidden[layer].float() for layer in layers]
-    pooled = torch.stack([reference.pool_mean(h, ranges) for h in kept])
-    return pooled.double(), torch.stack([h[residue] for h in kept]).double()
+    found = [hidden[layer].float() for layer in layers]
+    pooled = torch.stack([reference.pool_mean(h, ranges) for h in found])
+    return pooled.double(), torch.stack([h[residue] for h in found]).double()

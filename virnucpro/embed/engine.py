@@ -1,28 +1,27 @@
 """Runs packed batches through the model and gives what is read out of them, item by item.
 
-`Engine.stream` takes what the collator gives and returns pooled representations, and on request
-likelihoods and the representations of residues. A step that does
-not fit into memory is packed again at half the tokens and repeated; a row that is not finite is
-computed again alone in float32. Both are reported, neither loses a sequence.
+`Engine.stream` takes batches and yields pooled representations, and on request likelihoods and the
+representations of residues. A step that does not fit into memory is packed again at half the tokens
+and repeated; a row that is not finite is computed again alone in float32. Both are reported,
+neither loses a sequence.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from virnucpro.embed.batch import PackedBatch
 from virnucpro.embed.exact import ExactModel
 from virnucpro.embed.graph import StepGraph
-from virnucpro.embed.readout import Readout, StepValues, token_ranges
+from virnucpro.embed.readout import Readout, StepValues
 from virnucpro.embed.step import Step, StepShape
 from virnucpro.model.esm2 import PackedESM2
-from virnucpro.plan.first_fit import first_fit_decreasing
 
 __all__ = ["Engine", "Failure", "StepResult"]
 
@@ -103,39 +102,31 @@ class Engine:
     Args:
         model: the packed model on its device.
         shape: the shape of every step.
-        layers: representations to pool, as resolved (1 is the first layer).
+        readout: what is read out of every step.
         exact_model: computes in float32, when a row is not finite; `None` when the model is float32
             already.
-        pooling: one of `virnucpro.embed.readout.POOLINGS`.
-        residues: the dtype in which the representations of residues are given; None to drop them.
-        likelihood: whether the likelihood of the residues is given.
     """
 
     def __init__(
         self,
         model: PackedESM2,
         shape: StepShape,
-        layers: Sequence[int],
+        readout: Readout,
         exact_model: ExactModel | None = None,
-        *,
-        pooling: str = "mean",
-        residues: torch.dtype | None = None,
-        likelihood: bool = False,
     ) -> None:
         self.model = model
         self.shape = shape
-        self.readout = Readout(list(layers), pooling, residues, likelihood)
+        self.readout = readout
         self._exact = exact_model
         self._graph: StepGraph | None = None
         # Tokens that a step was seen to have memory for, once one had not.
         self._fits: int | None = None
 
-    def embed(self, batch: dict[str, Any]) -> StepResult:
+    def embed(self, batch: PackedBatch) -> StepResult:
         """Embed one packed batch.
 
         Args:
-            batch: what `VarlenCollator` gives, of at most the shape's tokens; with ``kept`` where
-                items do not stand for all of their residues (`readout.token_ranges`).
+            batch: of at most the shape's tokens.
 
         Raises:
             RuntimeError: the device failed in a way that is not lack of memory; the process
@@ -143,9 +134,7 @@ class Engine:
         """
         return next(self.stream([batch]))[1]
 
-    def stream(
-        self, batches: Iterable[dict[str, Any]]
-    ) -> Iterator[tuple[dict[str, Any], StepResult]]:
+    def stream(self, batches: Iterable[PackedBatch]) -> Iterator[tuple[PackedBatch, StepResult]]:
         """Embed batches one after the other, the device working on one while the next is made.
 
         Args:
@@ -157,7 +146,7 @@ class Engine:
         Raises:
             RuntimeError: as `embed`.
         """
-        waiting: tuple[dict[str, Any], _Launched | str] | None = None
+        waiting: tuple[PackedBatch, _Launched | str] | None = None
         for batch in batches:
             launched = self._start(batch)
             if waiting is not None:
@@ -176,7 +165,7 @@ class Engine:
         Steps of the run's shape are replayed from a CUDA graph where the device has them.
         """
         model = model or self.model
-        if shape == self.shape and model is self.model and model.attend.on_device:
+        if shape == self.shape and model is self.model and model.backend.on_device:
             if self._graph is None:
                 self._graph = StepGraph(model, step, shape.max_seqlen, self.readout)
             return self._graph(step)
@@ -186,7 +175,7 @@ class Engine:
         ranges = step.ranges.to(model.device, non_blocking=True)
         return self.readout(model, tokens, segments, bounds, ranges)
 
-    def _start(self, batch: dict[str, Any]) -> _Launched | str:
+    def _start(self, batch: PackedBatch) -> _Launched | str:
         """Start a batch's step; after one that did not fit, none is started at that size again."""
         if self._fits is not None and self._fits < self.shape.tokens:
             return f"steps are of at most {self._fits} tokens since one did not fit"
@@ -199,9 +188,9 @@ class Engine:
         except torch.cuda.OutOfMemoryError as error:
             return str(error).splitlines()[0]
 
-    def _finish(self, batch: dict[str, Any], launched: _Launched | str) -> StepResult:
-        """Wait for a step and mend what failed in it."""
-        count, readout = int(batch["num_sequences"]), self.readout
+    def _finish(self, batch: PackedBatch, launched: _Launched | str) -> StepResult:
+        """Wait for a step, and compute again what failed in it."""
+        count, readout = batch.sequences, self.readout
         shape = (count, len(readout.layers), self.model.config.dim)
         result = StepResult(np.full(shape, np.nan, dtype=np.float32))
         if readout.likelihood:
@@ -209,13 +198,13 @@ class Engine:
         if readout.residues is not None:
             result.residues = [None] * count
         self._take(result, batch, np.arange(count), self.shape, launched)
-        self._mend_rows(result, batch)
+        self._recompute_nonfinite(result, batch)
         return result
 
     def _take(
         self,
         result: StepResult,
-        batch: dict[str, Any],
+        batch: PackedBatch,
         rows: np.ndarray,
         shape: StepShape,
         launched: _Launched | str,
@@ -225,7 +214,7 @@ class Engine:
             _put(result, batch, rows, launched.result())
             return
         torch.cuda.empty_cache()
-        longest = int(batch["cu_seqlens"].diff().max())
+        longest = int(batch.lengths.max())
         if shape.tokens == longest:  # nothing else is in the step
             result.failures.append(Failure(int(rows[0]), "out_of_memory", launched))
             logger.error("out of memory on one sequence, quarantined: %s", launched)
@@ -238,18 +227,18 @@ class Engine:
             )
             self._fits = half
         smaller = StepShape.for_lengths(half, len(rows), shape.max_seqlen)
-        for part in _halves(batch, half):
-            some = _select(batch, part)
+        for part in batch.repacked(half):
+            some = batch.select(part)
             again = self._launch(Step.from_batch(some, smaller), smaller)
             self._take(result, some, rows[part], smaller, again)
 
-    def _mend_rows(self, result: StepResult, batch: dict[str, Any]) -> None:
+    def _recompute_nonfinite(self, result: StepResult, batch: PackedBatch) -> None:
         """Compute rows that are not finite again, alone and in float32."""
         failed = {failure.index for failure in result.failures}
         for row in np.flatnonzero(~_finite(result, slice(None))).tolist():
             if row in failed:
                 continue
-            one = _select(batch, np.array([row]))
+            one = batch.select(np.array([row]))
             values = self._exactly(one)
             if values is not None:
                 result.recomputed += 1
@@ -273,17 +262,17 @@ class Engine:
             return Failure(row, "out_of_range", f"a residue beyond what {residues.dtype} holds")
         return Failure(row, "not_finite", "NaN or infinity, in float32 too")
 
-    def _exactly(self, batch: dict[str, Any]) -> StepValues | None:
+    def _exactly(self, batch: PackedBatch) -> StepValues | None:
         """Embed one sequence in float32; None where that cannot be, or is no other model."""
         if self._exact is None:
             return None
-        tokens = len(batch["input_ids"])
+        tokens = len(batch.tokens)
         shape = StepShape(tokens, 1, max(tokens, 1))
         step = Step.from_batch(batch, shape)
         return self._exact.run(lambda model: _Launched(self.forward(step, shape, model)).result())
 
 
-def _put(result: StepResult, batch: dict[str, Any], rows: np.ndarray, values: StepValues) -> None:
+def _put(result: StepResult, batch: PackedBatch, rows: np.ndarray, values: StepValues) -> None:
     """Put the values of a batch into the rows of a result that are its sequences'."""
     count = len(rows)
     result.pooled[rows] = values.pooled[:count].numpy()
@@ -291,7 +280,7 @@ def _put(result: StepResult, batch: dict[str, Any], rows: np.ndarray, values: St
         result.likelihood[rows] = values.likelihood[:count].numpy()
     if result.residues is not None and values.residues is not None:
         tokens = values.residues.numpy()
-        for row, (first, end) in zip(rows.tolist(), token_ranges(batch).tolist(), strict=True):
+        for row, (first, end) in zip(rows.tolist(), batch.pooled_tokens.tolist(), strict=True):
             result.residues[row] = tokens[first:end]
 
 
@@ -301,25 +290,3 @@ def _finite(result: StepResult, rows: slice | list[int]) -> np.ndarray:
     if result.likelihood is not None:
         finite &= np.isfinite(result.likelihood[rows])
     return finite
-
-
-def _halves(batch: dict[str, Any], budget: int) -> list[np.ndarray]:
-    """Pack a batch's sequences again at a smaller budget; gives indices into the batch."""
-    tokens = np.diff(batch["cu_seqlens"].numpy()).astype(np.int64)
-    order, bins = first_fit_decreasing(tokens, budget)
-    return np.split(order, np.flatnonzero(np.diff(bins)) + 1)
-
-
-def _select(batch: dict[str, Any], index: np.ndarray) -> dict[str, Any]:
-    """Make a batch of some of a batch's sequences, in the order of `index`."""
-    bounds = batch["cu_seqlens"].numpy()
-    spans = [slice(int(bounds[i]), int(bounds[i + 1])) for i in index]
-    cu_seqlens = np.concatenate([[0], np.cumsum([s.stop - s.start for s in spans])])
-    kept = batch.get("kept")
-    return {
-        "input_ids": torch.cat([batch["input_ids"][s] for s in spans]),
-        "position_ids": torch.cat([batch["position_ids"][s] for s in spans]),
-        "cu_seqlens": torch.from_numpy(cu_seqlens.astype(np.int32)),
-        "num_sequences": len(index),
-        "kept": None if kept is None else np.asarray(kept)[index],
-    }

@@ -8,90 +8,51 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import numpy as np
 
+from virnucpro.embed.batch import PackedBatch
 from virnucpro.embed.device_lock import claimed
 from virnucpro.embed.engine import Failure, StepResult
+from virnucpro.embed.receipt import Quarantined
+from virnucpro.embed.trace import StepRecord, trace_bytes
 from virnucpro.errors import DataError
-from virnucpro.files import reserve
-from virnucpro.formats import TRACE_COLUMNS, trace_checksum
+from virnucpro.files import publish, reserve, sha256_of, temporary_file
 from virnucpro.model.devices import peak_memory_bytes
 from virnucpro.plan.plan import Plan
 
-__all__ = ["OutputFiles", "ShardOutput", "StepRecord"]
+__all__ = ["OutputFiles", "ShardOutput"]
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class OutputFiles:
-    """The arrays of a shard, in numpy's format.
+    """The arrays of a shard, in numpy's format."""
 
-    Attributes:
-        embeddings: [sequences, layers, dim].
-        residues: [residues, layers, dim], those of all sequences in the shard's order, without the
-            residues that were cut off; None where they are not kept.
-        pseudo_perplexity: [sequences] float64; None where it is not computed.
-    """
-
-    embeddings: Path
+    embeddings: Path  # [sequences, layers, dim]
+    # [residues, layers, dim], those of all sequences in the shard's order, without the residues
+    # that were cut off; None where they are not kept.
     residues: Path | None = None
-    pseudo_perplexity: Path | None = None
+    pseudo_perplexity: Path | None = None  # [sequences] float64; None where it is not computed
 
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What is known of a step beside its vectors.
-
-    Attributes:
-        number: of the step among the shard's, from 0.
-        items: [B] numbers of its items in the shard's plan.
-        tokens: real tokens, BOS and EOS included.
-        seconds: how long it took.
-        peak_memory_bytes: most memory so far, see `virnucpro.model.devices.peak_memory_bytes`.
-        retries: how often the step was repeated at half its tokens.
-        recomputed: items that were computed again in float32.
-        quarantined: the receipt's entry of each item without an embedding.
-        device: the GPU that the process holds and for how long it waited for it, with the first
-            step of a process; else empty.
-        likelihood: [B] mean log-likelihoods, where they were asked for; else empty.
-    """
-
-    number: int
-    items: Sequence[int]
-    tokens: int
-    seconds: float
-    peak_memory_bytes: int
-    retries: int
-    recomputed: int
-    quarantined: Sequence[dict[str, Any]]
-    device: str = ""
-    likelihood: Sequence[float] = ()
-
-    def trace(self) -> str:
-        """Give the step's line in the trace; its last cell is a checksum of the others.
-
-        Times differ from run to run, so the receipt, which does not, cannot hold a hash of them.
-        """
-        notes = [f"GPU {self.device}"] if self.device else []
-        notes += [f"split {self.retries}"] if self.retries else []
-        notes += [f"float32 {self.recomputed}"] if self.recomputed else []
-        seconds, memory = f"{self.seconds:.4f}", self.peak_memory_bytes
-        cells = (self.number, len(self.items), self.tokens, seconds, memory, ", ".join(notes))
-        line = "\t".join(map(str, cells))
-        return f"{line}\t{trace_checksum(line)}"
+    @property
+    def wanted(self) -> dict[str, Path]:
+        """Those that there are, by name."""
+        return {name: path for name, path in vars(self).items() if path is not None}
 
 
 class ShardOutput:
-    """The arrays of a shard on the disk, with their space reserved.
+    """The arrays of a shard on the disk, with their space reserved; see `reserve`.
 
     Args:
-        files: the files to make.
+        targets: the final names.
+        files: the files to write.
         plan: of the shard.
         shape: of a sequence's value, [layers, dim].
         dtype: ``float32`` or ``float16``.
@@ -107,13 +68,19 @@ class ShardOutput:
     """
 
     def __init__(
-        self, files: OutputFiles, plan: Plan, shape: tuple[int, int], dtype: str, pooling: str
+        self,
+        targets: OutputFiles,
+        files: OutputFiles,
+        plan: Plan,
+        shape: tuple[int, int],
+        dtype: str,
+        pooling: str,
     ) -> None:
         self.plan = plan
-        self._path = files.embeddings
+        self._targets, self._files = targets, files
         self._arrays: list[np.ndarray] = []
         self._embeddings = self._create(files.embeddings, (plan.sequences, *shape), dtype)
-        self._first, self._end = plan.represented
+        self._first, self._end = plan.owned_spans
         self._perplexity = self._residues = None
         if files.pseudo_perplexity is not None:
             self._perplexity = self._create(files.pseudo_perplexity, (plan.sequences,), "float64")
@@ -129,17 +96,43 @@ class ShardOutput:
         self._steps: dict[int, StepRecord] = {}
         self._device = str(claimed() or "")
 
+    @classmethod
+    @contextmanager
+    def reserve(
+        cls, targets: OutputFiles, plan: Plan, shape: tuple[int, int], dtype: str, pooling: str
+    ) -> Iterator[Self]:
+        """Yield an output under temporary names, which go with the block if not published.
+
+        Args:
+            targets: the final names.
+            plan: as the class, like the others.
+            shape: see there.
+            dtype: see there.
+            pooling: see there.
+        """
+        with ExitStack() as stack:
+            temporary = {
+                name: stack.enter_context(temporary_file(path))
+                for name, path in targets.wanted.items()
+            }
+            yield cls(targets, OutputFiles(**temporary), plan, shape, dtype, pooling)
+
     @property
     def deleted(self) -> bool:
         """Whether the file of the embeddings is not there any more."""
-        return not self._path.exists()
+        return not self._files.embeddings.exists()
+
+    @property
+    def steps(self) -> list[StepRecord]:
+        """What was noted of the steps so far, in their order."""
+        return [self._steps[number] for number in sorted(self._steps)]
 
     def store(
         self,
         number: int,
         result: StepResult,
         items: np.ndarray,
-        batch: dict[str, Any],
+        batch: PackedBatch,
         seconds: float,
     ) -> tuple[StepRecord, np.ndarray]:
         """Write a step's values, and put aside the items without an embedding.
@@ -148,7 +141,7 @@ class ShardOutput:
             number: of the step among the shard's.
             result: what the engine gave for the batch.
             items: [B] numbers of the batch's items in the plan.
-            batch: the collated batch.
+            batch: the packed batch.
             seconds: how long the step took.
 
         Returns:
@@ -163,7 +156,7 @@ class ShardOutput:
         record = StepRecord(
             number=number,
             items=items.tolist(),
-            tokens=len(batch["input_ids"]),
+            tokens=len(batch.tokens),
             seconds=seconds,
             peak_memory_bytes=peak_memory_bytes(),
             retries=result.splits,
@@ -189,12 +182,15 @@ class ShardOutput:
             found.append((item, values[place], float(likelihood[place])))
             if len(found) == self.plan.windows[item]:
                 del self._windows[row]
-                self._put_together(row, sorted(found, key=lambda one: self.plan.start[one[0]]))
+                self._combine_windows(row, sorted(found, key=lambda one: self.plan.start[one[0]]))
         np.add.at(self._times_written, items, 1)
         self._steps[record.number] = record
 
-    def finish(self) -> None:
+    def finish(self) -> dict[str, str]:
         """Flush the arrays, after checking that every item was written once.
+
+        Returns:
+            The SHA-256 of each array's file, by the names of `OutputFiles`.
 
         Raises:
             DataError: an item was written twice or not at all.
@@ -204,30 +200,28 @@ class ShardOutput:
             raise DataError(
                 f"{len(wrong)} items were not computed exactly once, the first of the sequence in "
                 f"row {self.plan.row[wrong[0]]}",
-                path=self._path,
+                path=self._targets.embeddings,
             )
         for array in self._arrays:
             if isinstance(array, np.memmap):
                 array.flush()
+        return {name: sha256_of(path) for name, path in self._files.wanted.items()}
 
-    def summary(self) -> dict[str, Any]:
-        """Give the receipt's account of the steps; a sequence is quarantined once."""
-        steps = self._steps.values()
-        entries = [
-            entry for number in sorted(self._steps) for entry in self._steps[number].quarantined
-        ]
-        by_row = {entry["row"]: entry for entry in reversed(entries)}
-        return {
-            "quarantined": [by_row[row] for row in sorted(by_row)],
-            "steps": len(steps),
-            "retries": sum(step.retries for step in steps),
-            "recomputed_float32": sum(step.recomputed for step in steps),
-        }
+    def publish(self) -> None:
+        """Give the finished files their final names, that of the embeddings last."""
+        targets = self._targets.wanted
+        for name, path in reversed(self._files.wanted.items()):
+            publish(path, targets[name])
+
+    def quarantined(self) -> list[Quarantined]:
+        """Return the sequences without an embedding, by row, each once."""
+        entries = [entry for step in self.steps for entry in step.quarantined]
+        by_row = {entry.row: entry for entry in reversed(entries)}
+        return [by_row[row] for row in sorted(by_row)]
 
     def trace(self) -> bytes:
-        """Give one line a step, tab-separated, below a header."""
-        steps = (self._steps[number].trace() for number in sorted(self._steps))
-        return "".join(f"{line}\n" for line in ("\t".join(TRACE_COLUMNS), *steps)).encode()
+        """Return the trace of all steps."""
+        return trace_bytes(self.steps)
 
     def _create(self, path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         """Make an array on the disk."""
@@ -249,7 +243,7 @@ class ShardOutput:
             scores[np.isnan(scores)] = np.nan  # the one NaN: those of a piece have lost their sign
             self._perplexity[rows] = scores
 
-    def _put_together(self, row: int, windows: list[tuple[int, np.ndarray, float]]) -> None:
+    def _combine_windows(self, row: int, windows: list[tuple[int, np.ndarray, float]]) -> None:
         """Write the values of a sequence from those of its windows, which are in order.
 
         Each residue counts once: a window's mean, or its `cls`, counts by the residues that are
@@ -284,14 +278,10 @@ class ShardOutput:
         detail = f"a value does not fit into {self._embeddings.dtype}"
         return [Failure(index, "out_of_range", detail) for index in outside.tolist()]
 
-    def _entry(self, item: int, failure: Failure) -> dict[str, Any]:
-        """Give the receipt's entry of an item without an embedding."""
+    def _entry(self, item: int, failure: Failure) -> Quarantined:
+        """Return the receipt's entry of an item without an embedding."""
         detail = failure.detail
         if self.plan.windows[item] > 1:
             detail = f"residues {self.plan.start[item] + 1} to {self.plan.end[item]}: {detail}"
-        return {
-            "row": int(self.plan.row[item]),
-            "key": self.plan.keys[item].tobytes().hex(),
-            "reason": failure.reason,
-            "detail": detail,
-        }
+        key = self.plan.keys[item].tobytes().hex()
+        return Quarantined(int(self.plan.row[item]), key, failure.reason, detail)

@@ -26,9 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from virnucpro.embed.output import ShardOutput, StepRecord
+from virnucpro.embed.output import ShardOutput
+from virnucpro.embed.trace import StepRecord
 from virnucpro.errors import DataError
 from virnucpro.files import remove, write_bytes
+from virnucpro.formats import parse
 
 __all__ = ["Pieces", "pieces_directory"]
 
@@ -188,7 +190,7 @@ class Pieces:
         for path in sorted(self._directory.glob("*.piece")):
             try:
                 yield self._read(path)
-            except (OSError, ValueError, TypeError, KeyError) as error:
+            except (OSError, ValueError, TypeError, KeyError, DataError) as error:
                 self._drop(path, str(error))
 
     def _read(self, path: Path) -> _Piece:
@@ -205,7 +207,7 @@ class Pieces:
         ]
         if differing:
             raise ValueError(f"it was made with another {', '.join(differing)}")
-        steps = [StepRecord(**step) for step in header["steps"]]
+        steps = [parse(StepRecord, step, path) for step in header["steps"]]
         array = np.frombuffer(values, self._dtype).reshape(-1, *self._shape)
         if len(array) != sum(len(step.items) for step in steps):
             raise ValueError("it has other items than it says")

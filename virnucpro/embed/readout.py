@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from virnucpro.model.attention import Segments
 from virnucpro.model.esm2 import PackedESM2
 from virnucpro.model.kernels import reference
 
-__all__ = ["POOLINGS", "Readout", "StepValues", "token_ranges"]
+__all__ = ["POOLINGS", "Readout", "StepValues"]
 
 POOLINGS = ("mean", "cls", "max", "none")
 """How residues become one vector. ``none`` keeps every residue, beside their mean."""
@@ -64,7 +64,7 @@ class Readout:
         self,
         model: PackedESM2,
         tokens: Tensor,
-        segments: tuple[Any, ...],
+        segments: Segments,
         bounds: Tensor,
         ranges: Tensor,
     ) -> StepValues:
@@ -83,7 +83,7 @@ class Readout:
         likelihood = residues = None
         if self.likelihood:
             each = model.log_likelihood(found[last], tokens)
-            likelihood = model.kernels.pool_mean(each[:, None], ranges)[:, 0]
+            likelihood = model.backend.kernels.pool_mean(each[:, None], ranges)[:, 0]
         if self.residues is not None:
             # What is written is what is pooled: a value that does not fit shows in the mean.
             hidden = [layer.to(self.residues) for layer in hidden]
@@ -99,20 +99,5 @@ class Readout:
             return hidden.index_select(0, first).float()
         if self.pooling == "max":
             return reference.pool_max(hidden, ranges)
-        pooled: Tensor = model.kernels.pool_mean(hidden, ranges)
+        pooled: Tensor = model.backend.kernels.pool_mean(hidden, ranges)
         return pooled
-
-
-def token_ranges(batch: dict[str, Any]) -> np.ndarray:
-    """Give the tokens of a batch that are pooled, [B, 2] int32: first, and one past the last.
-
-    Args:
-        batch: what `VarlenCollator` gives. ``kept``, B times 2, has the residues that each item
-            stands for (`virnucpro.plan.items.represented`, counted in the item); without it, all.
-    """
-    bounds = batch["cu_seqlens"].numpy()
-    first, end = bounds[:-1] + 1, bounds[1:] - 1  # without BOS and EOS
-    if (kept := batch.get("kept")) is not None:
-        kept = np.asarray(kept)
-        first, end = first + kept[:, 0], first + kept[:, 1]
-    return np.stack([first, end], axis=1).astype(np.int32)

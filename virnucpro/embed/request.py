@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from virnucpro.embed.readout import POOLINGS, Readout
 from virnucpro.errors import InputError
+from virnucpro.model.receipt import Receipt
 
 __all__ = ["PSEUDO_PERPLEXITIES", "make_readout"]
 
@@ -19,7 +19,7 @@ masked, the exponential of the mean negative log-likelihood of its residues."""
 
 
 def make_readout(
-    model: Mapping[str, Any],
+    model: Receipt,
     receipt: Path,
     *,
     layers: Sequence[int],
@@ -51,15 +51,15 @@ def make_readout(
     ):
         if value not in known:
             raise InputError(f"unknown {what} {value!r}", hint=f"one of {', '.join(known)}")
-    if pseudo_perplexity != "none" and not model["has_lm_head"]:
+    if pseudo_perplexity != "none" and not model.has_lm_head:
         raise InputError(
-            f"the weights of {model['name']} have no language-model head, which the "
+            f"the weights of {model.name} have no language-model head, which the "
             "pseudo-perplexity needs",
             path=receipt,
             hint="set embed.pseudo_perplexity to none, or use fair-esm's file of the model",
         )
     return Readout(
-        _resolve(layers, model["name"], int(model["layers"])),
+        _resolve(layers, model.name, model.layers),
         pooling,
         getattr(torch, output_dtype) if pooling == "none" else None,
         pseudo_perplexity != "none",

@@ -9,13 +9,12 @@ that are computed and thrown away.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from virnucpro.embed.readout import token_ranges
+from virnucpro.embed.batch import PackedBatch
 
 __all__ = ["Step", "StepShape"]
 
@@ -62,17 +61,17 @@ class Step:
     sequences: int
 
     @classmethod
-    def from_batch(cls, batch: dict[str, Any], shape: StepShape) -> Step:
-        """Fill a collated batch up to the shape of the run.
+    def from_batch(cls, batch: PackedBatch, shape: StepShape) -> Step:
+        """Fill a batch up to the shape of the run.
 
         Args:
-            batch: what `VarlenCollator` gives, and ``kept`` (`readout.token_ranges`) or not.
+            batch: of at most the shape's tokens.
             shape: the run's shape.
 
         Raises:
             ValueError: the batch does not fit the shape.
         """
-        used, count = len(batch["input_ids"]), int(batch["num_sequences"])
+        used, count = len(batch.tokens), batch.sequences
         bounds = np.full(shape.max_sequences + 1, shape.tokens, dtype=np.int32)
         filler = np.arange(used, shape.tokens, shape.max_seqlen, dtype=np.int32)
         if used > shape.tokens or count + len(filler) > shape.max_sequences:
@@ -80,14 +79,14 @@ class Step:
                 f"a batch of {count} sequences and {used} tokens does not fit steps of "
                 f"{shape.tokens} tokens and {shape.max_sequences} sequences"
             )
-        bounds[: count + 1] = batch["cu_seqlens"].numpy()
+        bounds[: count + 1] = batch.cu_seqlens.numpy()
         bounds[count : count + len(filler)] = filler
         ranges = np.full((shape.max_sequences, 2), shape.tokens, dtype=np.int32)
-        ranges[:count] = token_ranges(batch)
+        ranges[:count] = batch.pooled_tokens
         tokens = torch.full((shape.tokens,), _FILLER_TOKEN, dtype=torch.int64)
-        tokens[:used] = batch["input_ids"]
+        tokens[:used] = batch.tokens
         positions = torch.zeros(shape.tokens, dtype=torch.int32)
-        positions[:used] = batch["position_ids"]
+        positions[:used] = batch.positions
         step = cls(tokens, positions, torch.from_numpy(bounds), torch.from_numpy(ranges), count)
         return step.pinned() if torch.cuda.is_available() else step
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from virnucpro.embed.budget import Budget, measure_budget, read_budget
+from virnucpro.embed.budget import Budget, read_budget
+from virnucpro.embed.measure import measure_budget
 from virnucpro.embed.readout import Readout
 from virnucpro.errors import InputError
 from virnucpro.model.devices import device_name
@@ -66,7 +67,7 @@ def _budget_here(
         "weights_sha256": weights_sha256,
         "device": device_name(model.device),
         "dtype": model.precision,
-        "backend": model.attend.name,
+        "backend": model.backend.name,
         "readout": readout.facts(),
     }
     differing = [

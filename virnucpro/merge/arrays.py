@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from virnucpro.embed.receipt import ShardReceipt, read_receipt
 from virnucpro.errors import DataError
 from virnucpro.files import sha256_of
 from virnucpro.formats import EXTRA_ARRAYS, extra_path
-from virnucpro.merge.receipts import ShardReceipt, read_receipt
 from virnucpro.plan.plan import Plan
 
 __all__ = ["all_finite", "open_array", "verify_shard"]

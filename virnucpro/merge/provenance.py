@@ -7,7 +7,7 @@ from typing import Any
 
 from virnucpro import __version__
 from virnucpro.formats import MERGE_FORMAT
-from virnucpro.merge.receipts import check_agreement
+from virnucpro.merge.agreement import check_agreement
 from virnucpro.merge.shards import Shards
 from virnucpro.sequences.manifest import Manifest
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from virnucpro.embed.receipt import ShardReceipt
 from virnucpro.errors import DataError
 from virnucpro.formats import extra_path
 from virnucpro.merge.arrays import all_finite, open_array
@@ -20,7 +21,6 @@ from virnucpro.merge.h5ad import H5adWriter, ObsBlock
 from virnucpro.merge.ledger import QuarantineRow, count_nul, printable_ids
 from virnucpro.merge.places import Places
 from virnucpro.merge.provenance import DEMO_NOTICE, provenance
-from virnucpro.merge.receipts import ShardReceipt
 from virnucpro.merge.records import RecordBlock, iter_records
 from virnucpro.merge.shards import Shards
 from virnucpro.progress import Progress

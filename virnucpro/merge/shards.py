@@ -9,11 +9,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
+from virnucpro.embed.receipt import Quarantined, ShardReceipt
 from virnucpro.errors import DataError
 from virnucpro.files import sha256_in_background, sha256_of
 from virnucpro.merge.arrays import verify_shard
 from virnucpro.merge.places import Places, place_shard
-from virnucpro.merge.receipts import Quarantined, ShardReceipt
 from virnucpro.merge.records import RecordKeys, read_keys
 from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.plan import Plan, read_plan

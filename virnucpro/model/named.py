@@ -9,7 +9,6 @@ from __future__ import annotations
 import http.client
 import logging
 import os
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,7 +119,6 @@ def _download(name: str, target: Path) -> None:
 
     def check(path: Path) -> None:
         read_published(path, name)
-        _check_sums(path)
 
     try:
         download(address, target, check)
@@ -145,11 +143,3 @@ def _by_hand(name: str, address: str, target: Path) -> str:
   machine, and give the folder's path in place of the name.
   Looked for in {target.parent}, {_torch_hub()} and {_hub_cache()}.
   If the network was away for a moment: run again, and the download goes on where it broke off."""
-
-
-def _check_sums(path: Path) -> None:
-    """Compare the checksums that torch.save puts beside every tensor."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():
-                raise InputError(f"{damaged} in it is damaged", path=path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ _ZIP_MAGIC = b"PK\x03\x04"
 # The first value in a file of torch.save before it wrote zip archives.
 _LEGACY_MAGIC = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")
 _LEGACY_START = 16  # bytes within which it ends
+_COPY_AGAIN = "copy or download it again"
 _ADVICE = re.compile(r"weights.only|safe.globals|pickle.module|trusted|github", re.IGNORECASE)
 
 
@@ -43,12 +45,22 @@ def load_tensors_only(path: Path, allowed: Sequence[type] = ()) -> Any:
         # torch warns of what it then refuses; the sentences below say it.
         with torch.serialization.safe_globals(list(allowed)), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except MemoryError:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        if mapped:
+            _check_sums(path)
+        return content
+    except (MemoryError, InputError):
         raise
     except Exception as error:
         # A damaged pickle can end in any exception: it is a program whose text is arbitrary.
         raise _refusal(path, error) from error
+
+
+def _check_sums(path: Path) -> None:
+    """Compare the checksums that torch.save puts beside every tensor; torch does not, if mapped."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise InputError(f"{damaged} in it is damaged", path=path, hint=_COPY_AGAIN)
 
 
 def _refusal(path: Path, error: Exception) -> InputError:
@@ -78,7 +90,7 @@ def _refusal(path: Path, error: Exception) -> InputError:
     return InputError(
         f"is not a complete PyTorch file ({_reason(error)})",
         path=path,
-        hint="copy or download it again",
+        hint=_COPY_AGAIN,
     )
 
 

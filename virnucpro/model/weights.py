@@ -44,7 +44,8 @@ def fetch_model(
         The receipt.
 
     Raises:
-        InputError: the source does not exist, is damaged, dangerous, or not an ESM-2 model.
+        InputError: the source does not exist, is damaged, dangerous, not an ESM-2 model, or holds
+            NaN or infinity.
         DataError: a download failed.
     """
     origin = find_source(source, download_dir)
@@ -117,6 +118,12 @@ def verify_model(weights: Path, receipt: Path, sha256: str | None = None) -> dic
 def _convert(origin: Source, source: str, fingerprint: str | None, weights: Path) -> Receipt:
     """Read a source and write its weights; give the receipt that belongs to them."""
     config, state = origin.read()
+    if wrong := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise InputError(
+            f"holds NaN or infinity in {wrong[0]} and {len(wrong) - 1} more tensors",
+            path=source,
+            hint="the file is damaged, or training it went wrong: get it again from its publisher",
+        )
     metadata = {"format": MODEL_FORMAT, "name": config.name, "layers": config.layers}
     metadata |= {"dim": config.dim, "heads": config.heads}
     write_tensors(weights, state, {key: str(value) for key, value in metadata.items()})

@@ -17,7 +17,7 @@ __all__ = [
     "cut_items",
     "increasing",
     "key_array",
-    "represented",
+    "owned_spans",
 ]
 
 
@@ -73,7 +73,7 @@ def cut_items(lengths: NDArray[np.int64], parameters: PlanParameters) -> Items:
     return Items(row, start, end, np.zeros(row.size, np.bool_))
 
 
-def represented(
+def owned_spans(
     row: NDArray[Any], start: NDArray[Any], end: NDArray[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the residues that each item stands for, so that each residue is taken once.
@@ -96,9 +96,9 @@ def represented(
     borders = (last[inner] + first[inner + 1] + 1) // 2
     last[inner] = borders
     first[inner + 1] = borders
-    kept = np.empty((2, len(order)), np.int64)
-    kept[:, order] = first, last
-    return kept[0], kept[1]
+    spans = np.empty((2, len(order)), np.int64)
+    spans[:, order] = first, last
+    return spans[0], spans[1]
 
 
 def key_array(keys: Sequence[str] | NDArray[Any]) -> NDArray[np.uint8]:

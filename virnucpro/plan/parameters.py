@@ -18,6 +18,8 @@ ALGORITHM = "first-fit-decreasing"
 #: of it in overlapping windows of the maximum length.
 LONG_SEQUENCES = ("truncate", "window")
 
+_MOST_TOKENS = (1 << 31) - 1  # of a batch, and so of a sequence: lengths are counted in 32 bits
+
 
 @dataclass(frozen=True)
 class PlanParameters:
@@ -61,6 +63,8 @@ class PlanParameters:
                 f"{self.window_overlap}",
                 hint="the overlap is at least 0 and less than the maximum sequence length",
             )
+        if self.token_budget > _MOST_TOKENS:
+            raise InputError(f"the token budget is {self.token_budget}, not at most {_MOST_TOKENS}")
         longest = self.max_sequence_length + SPECIAL_TOKENS
         if self.token_budget < longest:
             raise InputError(

@@ -23,7 +23,7 @@ from virnucpro.errors import DataError
 from virnucpro.files import write_bytes
 from virnucpro.formats import PLAN_FORMAT, check_format, parse
 from virnucpro.plan.first_fit import batch_offsets
-from virnucpro.plan.items import represented
+from virnucpro.plan.items import owned_spans
 from virnucpro.plan.parameters import PlanParameters
 from virnucpro.sequences.alphabet import KEY_BYTES, SPECIAL_TOKENS
 
@@ -107,9 +107,9 @@ class Plan:
         return windows
 
     @cached_property
-    def represented(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The residues that each item stands for, see `virnucpro.plan.items.represented`."""
-        return represented(self.row, self.start, self.end)
+    def owned_spans(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The residues that each item stands for, see `virnucpro.plan.items.owned_spans`."""
+        return owned_spans(self.row, self.start, self.end)
 
     @cached_property
     def residue_offsets(self) -> NDArray[np.int64]:
@@ -117,7 +117,7 @@ class Plan:
 
         Only residues that an item stands for are counted, not those that were cut off.
         """
-        first, end = self.represented
+        first, end = self.owned_spans
         lengths = np.zeros(self.sequences + 1, np.int64)
         np.add.at(lengths, self.row + 1, end - first)
         return np.cumsum(lengths)

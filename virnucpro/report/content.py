@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from virnucpro.embed.receipt import ShardReceipt
 from virnucpro.formats import REPORT_FORMAT, read_as
-from virnucpro.merge.receipts import Execution, ShardReceipt
+from virnucpro.merge.agreement import Execution
 from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.report import PlanReport
 from virnucpro.report.summaries import PlanTotals

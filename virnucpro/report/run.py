@@ -9,11 +9,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from virnucpro.embed.receipt import ShardReceipt, read_receipt
 from virnucpro.errors import DataError
 from virnucpro.files import write_bytes, write_json
+from virnucpro.merge.agreement import check_agreement
 from virnucpro.merge.ledger import read_quarantine
 from virnucpro.merge.provenance import DEMO_NOTICE
-from virnucpro.merge.receipts import ShardReceipt, check_agreement, read_receipt
 from virnucpro.merge.shards import check_complete
 from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.report import PlanReport

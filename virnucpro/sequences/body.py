@@ -18,7 +18,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["SPACE", "Layout", "Line", "is_header", "read_line"]
+__all__ = ["SPACE", "Layout", "Line", "is_header", "is_three_letter_code", "read_line"]
 
 SPACE = b" \t\v\f\n"
 """White space of a FASTA file whose line ends are all line feeds."""
@@ -36,13 +36,17 @@ _NUMBER = re.compile("[0-9]{1,15}")
 _BLOCK = re.compile("[A-Za-z*.\\-\u0080-\U0010ffff]+")
 _OUTSIDE = re.compile("[^\0-\x7f]")
 _NOT_IN_PROTEINS = re.compile("[JOUjou]")  # or hardly ever, while most sentences have one
-_CODE = re.compile(
+_CODES = (
     "ALA|ARG|ASN|ASP|ASX|CYS|GLN|GLU|GLX|GLY|HIS|ILE|LEU|LYS|MET|PHE|PRO|PYL|SEC|SER|THR|TRP|TYR"
-    "|VAL|XAA|XLE",
-    re.IGNORECASE,
+    "|VAL|XAA|XLE"
 )
+_CODE = re.compile(_CODES, re.IGNORECASE)
+_WORD_OF_CODES = re.compile(f"(?:H-)?(?:(?:{_CODES})-?){{3,}}(?:OH)?".encode(), re.IGNORECASE)
 _DATABASE = re.compile(r"[a-z]{2,3}\|[^|\s]+\|?")
-_ACCESSION = re.compile(r"(?:[A-Z]{1,4}_?\d{5,}|[OPQ]\d[A-Z0-9]{3}\d|[A-Z]{2}_\d{6,})(?:\.\d+)?")
+_ACCESSION = re.compile(
+    r"(?:[A-Z]{1,4}_?\d{5,}|[OPQ]\d[A-Z0-9]{3}\d|[A-NR-Z]\d(?:[A-Z][A-Z0-9]{2}\d){1,2}|[A-Z]{2}_\d{6,})"
+    r"(?:\.\d+)?(?:_\d+)?"
+)
 _FIELDS = re.compile(r"\b(?:OS|OX|GN|PE)=|\[[^\]]+\]\s*$| # \d+ # \d+ # ")
 
 
@@ -74,8 +78,8 @@ class Layout:
     Words are blocks of residues where they are as long as the blocks above, and written in the same
     case. The first such line has to show that it is residues: by three blocks of 10 or more; or, in
     one case and without J, O and U, by at least 20 letters, by letters one by one, by the right
-    number beside blocks of 10 or upper case, or by blocks of 10 or of at most 5 in upper case. The
-    three-letter code is text.
+    number beside blocks of 10 or upper case, or by blocks of 10 or two of at most 5 in upper case.
+    The three-letter code is text.
 
     A position number is one that counts the record's letters, with gaps or without, or one beside
     such blocks that is larger than those before it: a part of a sequence keeps its positions.
@@ -128,7 +132,8 @@ class Layout:
             return True
         if is_numbered:
             return size >= _USUAL_BLOCK or joined.isupper()
-        return joined.isupper() and (size <= _SHORT_BLOCK or size == _USUAL_BLOCK)
+        is_short = count > 1 and size <= _SHORT_BLOCK
+        return joined.isupper() and (is_short or size == _USUAL_BLOCK)
 
 
 def read_line(line: bytes, layout: Layout, letters: int, residues: int) -> Line:
@@ -215,15 +220,23 @@ def is_header(text: str, name: str) -> bool:
         name: the id of the record that the line is in.
 
     Returns:
-        Whether it begins with an accession or an id like the record's, or has a header's fields.
+        Whether it begins with an accession, an id like the record's or the ">" of HTML, or has a
+        header's fields.
     """
     words = text.split()
     if not words or text[0] in "#!;":
         return False
+    if text.startswith("&gt;"):  # a ">" of HTML
+        return True
     first = words[0]
     if _DATABASE.match(first) or _ACCESSION.fullmatch(first) or _FIELDS.search(text):
         return True
     return bool(re.search(r"\d", first)) and _shape(first) == _shape(name)
+
+
+def is_three_letter_code(residues: bytes) -> bool:
+    """Whether letters and gaps are the three-letter code of three residues or more."""
+    return _WORD_OF_CODES.fullmatch(residues) is not None
 
 
 def _shape(name: str) -> str:

@@ -29,7 +29,7 @@ WORD_END = re.compile("[ \t]")
 _MARKED_START = re.compile(rb"\n(?:\0|\x1a|\xef\xbb\xbf)+>")
 _MARKED = b"\0\x1a\xef\xbb\xbf"
 _SEMICOLON = ord(";")  # a number: looking for bytes takes ten times as long
-_PIR = re.compile(rb"(?:P1|F1|DL|DC|RL|RC|N1|N3|XX);\S")
+_PIR = re.compile(rb"[ \t]*(?:P1|F1|D1|DL|DC|RL|RC|N1|N3|XX);", re.IGNORECASE)
 
 
 def read_fasta(
@@ -53,7 +53,7 @@ def read_fasta(
     Raises:
         InputError: the file cannot be read or decompressed, or is not FASTA: something else before
             the first ">", an empty id, a header over 64 KiB, a ">" among residues, a header that
-            has lost its ">", reads among the records, PIR.
+            has lost its ">", reads or a compressed file among the records, PIR.
     """
     parser = FastaParser(
         name_of(path), max_record_residues=max_record_residues, whole_header=whole_header

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from virnucpro.errors import InputError
-from virnucpro.sequences.body import is_header
+from virnucpro.sequences.body import SPACE, is_header
 
 __all__ = ["NEEDED", "foreign_error", "is_wide_text"]
 
@@ -103,7 +103,7 @@ def foreign_error(content: bytes, *, path: str, line: int) -> InputError:
     Returns:
         The error, with a hint that fits the cause.
     """
-    message, hint = _kind(content)
+    message, hint = _kind(content.removeprefix(b"\xef\xbb\xbf").lstrip(SPACE))
     return InputError(message, path=path, line=line, hint=hint)
 
 

@@ -18,6 +18,7 @@ from virnucpro.sequences.alphabet import (
     normalise,
     sequence_key,
 )
+from virnucpro.sequences.body import is_three_letter_code
 from virnucpro.sequences.compression import name_of
 from virnucpro.sequences.fasta import WORD_END, Record, read_fasta
 from virnucpro.sequences.manifest import InputFile, SplitParameters
@@ -208,6 +209,8 @@ def quarantine_reason(
         return "id_as_sequence", "the id stands in place of the residues"
     if record.findings.text_line:
         return "text", _what_text(record)
+    if is_three_letter_code(record.residues):
+        return "text", f"three-letter code: {record.residues[:SHOWN].decode()}"
     if record.findings.excess:
         limit = parameters.max_record_residues
         return "too_long", f"{record.length} letters, more than max_record_residues ({limit})"

@@ -18,6 +18,7 @@ _PLAIN = _LETTERS + b"*-.\n"
 _GAPS = b"-."
 _MARKS = b"\0\x1a"
 _CHAINS = re.compile(r"[A-Za-z*.-]+(?:[:/|]+[A-Za-z*.-]+)+")
+_ARCHIVE = re.compile(rb"\x1f\x8b\x08|BZh[1-9]1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd")
 _LONG_LINE = 1 << 20  # bytes; of a longer one, white space is not looked at as between blocks
 
 
@@ -111,7 +112,7 @@ class OpenRecord:
 
         Raises:
             InputError: a line shows that records were glued together: a ">" among residues, a
-                header that has lost its ">", reads.
+                header that has lost its ">", reads, a compressed file.
         """
         breaks = body.count(b"\n")
         text = self._rest + body
@@ -197,6 +198,13 @@ class OpenRecord:
         if not self.text_line:
             self.text_line, self.text = number, text[:SHOWN]
             self.is_chains = _CHAINS.fullmatch(text) is not None
+        if _ARCHIVE.search(line):
+            raise InputError(
+                "has a compressed file among the records",
+                path=self.path,
+                line=number,
+                hint="was it joined with plain text? Unpack it before that",
+            )
         if "<" not in text.partition(">")[0] != text:  # in markup, ">" closes a tag
             raise InputError(
                 "has a '>' among the residues",

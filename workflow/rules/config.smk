@@ -15,7 +15,7 @@ from snakemake.utils import validate
 # raising one makes what it stands for, and all that is made of it, again.
 FORMATS = {
     "model": 1,
-    "split": 2,
+    "split": 3,
     "plan": 2,
     "budget": 2,
     "embed": 2,
@@ -102,8 +102,6 @@ def read_values(values, schema):
                     f"--config {key}='{{{next(iter(inner['properties']))}: ...}}'"
                 )
             read_values(values[key], inner)
-        elif isinstance(values.get(key), list):
-            values[key] = [read_value(item, inner["items"]) for item in values[key]]
         elif key in values:
             values[key] = read_value(values[key], inner)
 
@@ -111,8 +109,22 @@ def read_values(values, schema):
 def read_value(value, schema):
     """Read one value as YAML, where it is text and the schema wants something else."""
     if isinstance(value, str) and schema["type"] != "string":
-        return yaml.safe_load(value)
+        try:
+            value = yaml.safe_load(value)
+        except yaml.YAMLError:
+            return value  # which the schema refuses
+    if isinstance(value, list) and schema["type"] == "array":
+        return [read_value(item, schema["items"]) for item in value]
+    if isinstance(value, float) and value.is_integer() and schema["type"] == "integer":
+        return int(value)
     return value
+
+
+def check_split():
+    """Refuse a fraction that the schema lets pass, since it compares with nothing."""
+    for key, value in config["split"].items():
+        if value != value:
+            raise WorkflowError(f"config: split.{key} is {value}, which is no number")
 
 
 def check_plan():
@@ -181,10 +193,15 @@ def check_model():
     if source in NAMED_MODELS:
         check_layers(config["embed"]["layers"], source, NAMED_MODELS[source])
         return
-    if not Path(source).exists():
+    if not (Path(source).is_file() or Path(source).is_dir()):
         raise WorkflowError(
             f"config: model is {source!r}, which is none of {', '.join(NAMED_MODELS)}, nor a .pt "
             "file or a folder in the Hugging Face layout that exists here"
+        )
+    if Path(source).is_dir() and not Path(source, "config.json").is_file():
+        raise WorkflowError(
+            f"config: model is the folder {source!r}, which has no config.json: expected a folder "
+            "in the Hugging Face layout"
         )
     try:
         described = json.loads(Path(source, "config.json").read_text())
@@ -200,6 +217,7 @@ SCHEMA = yaml.safe_load(
 )
 read_values(config, SCHEMA)
 validate(config, "../schemas/config.schema.yaml")
+check_split()
 check_plan()
 check_embed()
 check_model()

@@ -70,12 +70,17 @@ def is_foreign(sample):
 
 
 def request_path(kind, scope, name):
-    """Return the file of a request: the one that is there, unless what it stands for is foreign."""
+    """Return the file of a request: the one that is there, unless what it stands for is foreign.
+
+    A request takes the place of all others of its kind: two of them mean that results of another
+    folder were copied over those that were there.
+    """
     folder = Path("results", scope, "requests")
     there = sorted(
         path.name for path in Path(here(folder)).glob(f"{kind}-{name}*.json")
     )
-    if kind == "results" and is_foreign(scope):
+    is_mixed = len(list(Path(here(folder)).glob(f"{kind}-*.json"))) > 1
+    if is_mixed or (kind == "results" and is_foreign(scope)):
         numbers = ["", *(f"-{number}" for number in range(2, len(there) + 3))]
         names = (f"{kind}-{name}{number}.json" for number in numbers)
         return str(folder / next(path for path in names if path not in there))

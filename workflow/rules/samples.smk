@@ -49,7 +49,14 @@ def sheet_rows(sheet):
     header = numbered[0][1] if numbered else ""
     delimiter = next((each for each in "\t,;" if each in header), "\t")
     for number, line in numbered:
-        cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))]
+        try:
+            cells = [
+                cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))
+            ]
+        except csv.Error as error:
+            raise WorkflowError(
+                f"the sample sheet {sheet}, line {number}: {error}; {SHEET_HINT}"
+            )
         if any(cells):
             yield number, cells
 
@@ -123,6 +130,8 @@ def check_fastas(sheet, samples):
             wrong.append(f"line {number}: {path} does not exist")
         elif os.path.isdir(path):
             wrong.append(f"line {number}: {path} is a folder, not a FASTA file")
+        elif not os.path.isfile(path):
+            wrong.append(f"line {number}: {path} is a pipe or a device, not a file")
         elif not os.access(path, os.R_OK):
             wrong.append(f"line {number}: {path} may not be read")
     if wrong:

@@ -1,8 +1,9 @@
 import numpy as np
 import torch
 
-from virnucpro.embed.budget import write_measured_budget
-from virnucpro.embed.shard import ShardFiles
+from virnucpro.embed.batch import PackedBatch
+from virnucpro.embed.job import ShardFiles
+from virnucpro.embed.measure import write_measured_budget
 from virnucpro.model.config import expected_tensors, lm_head_tensors
 from virnucpro.model.weights import fetch_model
 from virnucpro.plan.build import plan_shard
@@ -26,17 +27,11 @@ def random_state(config, seed=0):
 
 
 def collate(sequences):
-    """A packed batch of token tensors, as the collator gives it."""
+    """A packed batch of token tensors."""
     lengths = [len(s) for s in sequences]
     bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return {
-        "sequence_ids": [f"s{i}" for i in range(len(sequences))],
-        "input_ids": torch.cat(sequences),
-        "position_ids": torch.cat([torch.arange(n, dtype=torch.int32) for n in lengths]),
-        "cu_seqlens": torch.from_numpy(bounds),
-        "max_seqlen": max(lengths),
-        "num_sequences": len(sequences),
-    }
+    positions = torch.cat([torch.arange(n, dtype=torch.int32) for n in lengths])
+    return PackedBatch(torch.cat(sequences), positions, torch.from_numpy(bounds))
 
 
 def random_sequences(count, seed=0, longest=200):

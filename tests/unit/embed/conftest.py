@@ -2,7 +2,7 @@ import pytest
 
 from tests.unit.embed.builders import random_state
 from virnucpro.model.config import ModelConfig
-from virnucpro.model.esm2 import PackedESM2
+from virnucpro.model.loading import build_model
 
 
 @pytest.fixture(scope="session")
@@ -12,4 +12,4 @@ def config():
 
 @pytest.fixture(scope="session")
 def model(config):
-    return PackedESM2.from_state_dict(config, random_state(config))
+    return build_model(config, random_state(config))

@@ -12,10 +12,11 @@ from tests.unit.embed.builders import random_proteins
 from virnucpro.embed import shard as shard_module
 from virnucpro.embed import tokens as tokens_module
 from virnucpro.embed.engine import Failure, StepResult
-from virnucpro.embed.readout import Readout, token_ranges
-from virnucpro.embed.shard import EmbedOptions, ShardFiles
+from virnucpro.embed.job import EmbedOptions, ShardFiles
+from virnucpro.embed.readout import Readout
 from virnucpro.files import write_json
 from virnucpro.formats import BUDGET_FORMAT
+from virnucpro.model.receipt import Receipt, write_receipt
 from virnucpro.plan.build import plan_shard
 from virnucpro.plan.parameters import PlanParameters
 from virnucpro.sequences.shards import write_shard
@@ -29,7 +30,7 @@ WEIGHTS = "ab" * 32
 class Model:
     device, precision = torch.device("cpu"), "float32"
 
-    class attend:
+    class backend:
         name = "imaginary"
 
     def resolve_layer(self, layer):
@@ -43,11 +44,9 @@ class Engine:
     seconds = 0.0
     launched = 0
 
-    def __init__(
-        self, _model, shape, layers, exact_model, *, pooling="mean", residues=None, likelihood=False
-    ):
-        self.shape, self.layers = shape, layers
-        self.residues, self.likelihood = residues, likelihood
+    def __init__(self, _model, shape, readout, _exact_model):
+        self.shape, self.layers = shape, readout.layers
+        self.residues, self.likelihood = readout.residues, readout.likelihood
 
     def stream(self, batches):
         waiting = None  # as the real one: a step is under way while the one before is handed out
@@ -62,7 +61,7 @@ class Engine:
             yield waiting, self.result(waiting)
 
     def result(self, batch):
-        bounds, tokens = batch["cu_seqlens"].tolist(), batch["input_ids"].numpy()
+        bounds, tokens = batch.cu_seqlens.tolist(), batch.tokens.numpy()
         rows = [
             np.random.default_rng(zlib.crc32(tokens[start:end].tobytes())).random(
                 (len(self.layers), DIM), np.float32
@@ -78,7 +77,7 @@ class Engine:
         if self.likelihood:
             result.likelihood = -result.pooled[:, 0, 0]
         if self.residues is not None:
-            lengths = np.diff(token_ranges(batch))[:, 0].tolist()
+            lengths = np.diff(batch.pooled_tokens)[:, 0].tolist()
             result.residues = [
                 None if np.isnan(row).any() else np.repeat(row[None], length, axis=0)
                 for row, length in zip(result.pooled, lengths, strict=True)
@@ -125,16 +124,16 @@ def make_files(folder, count=300, token_budget=256, out="out", longest=150, **op
         folder / "00000.json",
         PlanParameters(token_budget, LONGEST, **options),
     )
-    receipt = {
-        "name": "imaginary",
-        "weights_sha256": WEIGHTS,
-        "demo": True,
-        "dim": DIM,
-        "layers": 6,
-    }
-    write_json(files.model_receipt, receipt | {"has_lm_head": True})
+    write_model_receipt(files.model_receipt)
     write_budget(files.budget, token_budget)
     return files
+
+
+def write_model_receipt(path):
+    """Write the receipt of weights that are not there."""
+    facts = {"layers": 6, "dim": DIM, "heads": 1, "parameters": 1, "dtype": "float32"}
+    flags = {"has_lm_head": True, "demo": True}
+    write_receipt(path, Receipt("imaginary", "imaginary", "", WEIGHTS, **facts, **flags))
 
 
 def write_budget(path, tokens_per_step, **readout):
@@ -149,6 +148,8 @@ def write_budget(path, tokens_per_step, **readout):
         "bytes_per_token": None,
         "tokens_per_second": 1.0,
         "readout": Readout([6]).facts() | readout,
+        "rates": {},
+        "reason": "",
     }
     write_json(path, {"format": BUDGET_FORMAT, **budget}, sealed=True)
 

@@ -3,9 +3,10 @@ import json
 import pytest
 import torch
 
-from virnucpro.embed import budget as budget_module
-from virnucpro.embed.budget import measure_budget, read_budget, write_measured_budget
+from virnucpro.embed import measure as measure_module
+from virnucpro.embed.budget import read_budget
 from virnucpro.embed.engine import Engine
+from virnucpro.embed.measure import measure_budget, write_measured_budget
 from virnucpro.embed.rates import record_rate
 from virnucpro.embed.readout import Readout
 from virnucpro.errors import DataError, InputError, VirnucproError
@@ -127,7 +128,7 @@ class CudaModel:
     class config:
         name, layers = "imaginary", 1
 
-    class attend:
+    class backend:
         name = "varlen"
 
     device = torch.device("cuda", 0)
@@ -150,7 +151,7 @@ def imaginary_gpu(monkeypatch):
         monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_: 0)
         monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
         monkeypatch.setattr(
-            budget_module, "_peak_bytes", lambda _m, _r, tokens, _l: tokens * 100_000
+            measure_module, "_peak_bytes", lambda _m, _r, tokens, _l: tokens * 100_000
         )
 
         def rate(_model, _readout, tokens, _max_seqlen):
@@ -158,7 +159,7 @@ def imaginary_gpu(monkeypatch):
                 raise torch.cuda.OutOfMemoryError
             return rates[tokens]
 
-        monkeypatch.setattr(budget_module, "_rate", rate)
+        monkeypatch.setattr(measure_module, "_rate", rate)
 
     return install
 

@@ -5,7 +5,7 @@ from tests.unit.embed.builders import collate, random_sequences, random_state
 from virnucpro.embed.closeness import closeness_to_float32
 from virnucpro.embed.exact import ExactModel
 from virnucpro.model.config import ModelConfig
-from virnucpro.model.esm2 import PackedESM2
+from virnucpro.model.loading import build_model
 
 CONFIG = ModelConfig("small", 2, 64, 4)
 
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def exact():
-    return PackedESM2.from_state_dict(CONFIG, random_state(CONFIG))
+    return build_model(CONFIG, random_state(CONFIG))
 
 
 def compare(model, exact, sequences):
@@ -34,7 +34,7 @@ def test_a_model_is_as_close_as_can_be_to_itself(exact):
 
 
 def test_coarse_numbers_show(exact):
-    coarse = PackedESM2.from_state_dict(CONFIG, random_state(CONFIG), dtype=torch.bfloat16)
+    coarse = build_model(CONFIG, random_state(CONFIG), dtype=torch.bfloat16)
     found = compare(coarse, exact, random_sequences(5))
     assert 0.99 < found["residue_cosine_min"] < found["residue_cosine_median"] < 1
     assert found["pooled_cosine_min"] < 1

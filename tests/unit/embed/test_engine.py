@@ -5,14 +5,15 @@ import torch
 from tests.unit.embed.builders import collate, random_sequences, random_state
 from virnucpro.embed.engine import Engine
 from virnucpro.embed.exact import ExactModel
+from virnucpro.embed.readout import Readout
 from virnucpro.embed.step import StepShape
-from virnucpro.model.esm2 import PackedESM2
+from virnucpro.model.loading import build_model
 
 TOKENS, LONGEST = 1024, 256
 
 
 def make_engine(model, **options):
-    return Engine(model, StepShape.for_lengths(TOKENS, 64, LONGEST), [1, 3], **options)
+    return Engine(model, StepShape.for_lengths(TOKENS, 64, LONGEST), Readout([1, 3]), **options)
 
 
 def packed(sequences):
@@ -49,7 +50,7 @@ def test_pooled_rows_are_the_means_of_the_layers_asked_for(model):
     sequence = random_sequences(1)[0]
     batch = collate([sequence])
     pooled = make_engine(model).embed(batch).pooled
-    hidden = model(sequence, batch["position_ids"], batch["cu_seqlens"], LONGEST, [1, 3])
+    hidden = model(sequence, batch.positions, batch.cu_seqlens, LONGEST, [1, 3])
     expected = np.stack([hidden[layer][1:-1].mean(0).numpy() for layer in (1, 3)])
     np.testing.assert_allclose(pooled[0], expected, atol=1e-5)
 
@@ -113,8 +114,8 @@ def overflowing_state(config):
 @pytest.mark.fault(20)
 def test_row_that_overflows_is_computed_again_in_float32(config):
     state = overflowing_state(config)
-    half = PackedESM2.from_state_dict(config, state, dtype=torch.float16)
-    exact = PackedESM2.from_state_dict(config, state)
+    half = build_model(config, state, dtype=torch.float16)
+    exact = build_model(config, state)
     calls = []
 
     def load(_device):
@@ -123,13 +124,13 @@ def test_row_that_overflows_is_computed_again_in_float32(config):
 
     sequences = random_sequences(4)
     shape = StepShape.for_lengths(TOKENS, 64, LONGEST)
-    result = Engine(half, shape, [1], ExactModel(load, torch.device("cpu"))).embed(
+    result = Engine(half, shape, Readout([1]), ExactModel(load, torch.device("cpu"))).embed(
         collate(sequences)
     )
     assert result.recomputed == 4
     assert result.failures == []
     assert len(calls) == 1
-    reference = Engine(exact, StepShape.for_lengths(TOKENS, 64, LONGEST), [1])
+    reference = Engine(exact, StepShape.for_lengths(TOKENS, 64, LONGEST), Readout([1]))
     np.testing.assert_allclose(
         result.pooled, reference.embed(collate(sequences)).pooled, rtol=1e-4, atol=1e-2
     )
@@ -140,9 +141,9 @@ def test_without_memory_for_float32_such_rows_are_quarantined_and_no_others(conf
     def load(_device):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    half = PackedESM2.from_state_dict(config, overflowing_state(config), dtype=torch.float16)
+    half = build_model(config, overflowing_state(config), dtype=torch.float16)
     shape = StepShape.for_lengths(TOKENS, 64, LONGEST)
-    engine = Engine(half, shape, [1], ExactModel(load, torch.device("cpu")))
+    engine = Engine(half, shape, Readout([1]), ExactModel(load, torch.device("cpu")))
     result = engine.embed(collate(random_sequences(4)))
     assert [(f.index, f.reason) for f in result.failures] == [(i, "not_finite") for i in range(4)]
     assert "no memory for float32" in result.failures[0].detail
@@ -150,7 +151,7 @@ def test_without_memory_for_float32_such_rows_are_quarantined_and_no_others(conf
 
 @pytest.mark.fault(16)
 def test_after_a_step_that_did_not_fit_none_is_tried_at_that_size_again(config, monkeypatch):
-    model = PackedESM2.from_state_dict(config, random_state(config))
+    model = build_model(config, random_state(config))
     batches = [collate(random_sequences(6)) for _ in range(4)]
     expected = [result.pooled for _, result in make_engine(model).stream(batches)]
     launched = []
@@ -175,7 +176,7 @@ def test_after_a_step_that_did_not_fit_none_is_tried_at_that_size_again(config, 
 def test_row_that_is_not_finite_in_float32_is_quarantined_alone(config):
     state = random_state(config)
     state["embed_tokens.weight"][10] = torch.nan
-    model = PackedESM2.from_state_dict(config, state)
+    model = build_model(config, state)
     sequences = random_sequences(6)
     for i, sequence in enumerate(sequences):
         sequence[sequence == 10] = 11

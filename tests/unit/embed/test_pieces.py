@@ -15,6 +15,7 @@ from virnucpro import cli
 from virnucpro import files as files_module
 from virnucpro.embed import pieces as pieces_module
 from virnucpro.embed.pieces import pieces_directory
+from virnucpro.embed.receipt import read_receipt
 from virnucpro.embed.shard import embed_shard
 from virnucpro.errors import DataError
 from virnucpro.files import read_json
@@ -98,7 +99,7 @@ def test_a_run_that_ended_in_the_middle_continues_with_the_step_after(
     stop_run(files, fast, number)
     assert not files.embeddings.exists()
     embed_shard(files, CPU)
-    steps = read_json(files.receipt)["steps"]
+    steps = read_receipt(files.receipt).steps
     # the step under way when the run ended had been launched, and its result was not fetched
     assert fast.launched == steps - max(number - 1, 0)
     assert_same(files, undisturbed)
@@ -106,9 +107,9 @@ def test_a_run_that_ended_in_the_middle_continues_with_the_step_after(
 
 @pytest.mark.fault(1)
 def test_quarantined_rows_retries_and_recomputed_rows_survive(files, undisturbed, fast):
-    receipt = read_json(undisturbed.receipt)
-    assert len(receipt["quarantined"]) > 1
-    assert receipt["retries"] > 1
+    receipt = read_receipt(undisturbed.receipt)
+    assert len(receipt.quarantined) > 1
+    assert receipt.retries > 1
     stop_run(files, fast, STEPS)
     assert embed_shard(files, CPU) == receipt
 
@@ -122,12 +123,12 @@ def test_windows_and_scores_continue_too(tmp_path, fast, number, dtype):
     windows = {"longest": 600, "long_sequences": "window", "window_overlap": 30}
     calm = make_files(tmp_path / "calm", 60, **windows)
     receipt = embed_shard(calm, wanted)
-    assert receipt["steps"] > 45
+    assert receipt.steps > 45
     fast.launched = 0
     files = make_files(tmp_path / "shard", 60, **windows)
     assert stop_run(files, fast, number, wanted)
     embed_shard(files, wanted)
-    assert fast.launched == receipt["steps"] - number + 1
+    assert fast.launched == receipt.steps - number + 1
     assert bytes_of(files) == bytes_of(calm)
     scores = [one.extras["pseudo_perplexity"].read_bytes() for one in (files, calm)]
     assert scores[0] == scores[1]
@@ -139,7 +140,7 @@ def test_a_run_that_keeps_residues_starts_anew(tmp_path, fast):
     files, wanted = make_files(tmp_path / "shard"), dataclasses.replace(CPU, pooling="none")
     assert stop_run(files, fast, 50, wanted) == []
     receipt = embed_shard(files, wanted)
-    assert fast.launched == receipt["steps"]
+    assert fast.launched == receipt.steps
 
 
 class AtOnce(ThreadPoolExecutor):
@@ -222,7 +223,7 @@ def test_sigterm_ends_within_a_step_with_143_and_loses_nothing(files, undisturbe
     assert os.listdir(files.receipt.parent) == [".00000.pieces"]
     embed_shard(files, CPU)
     # the step under way and the one that was about to start
-    assert fast.launched == read_json(files.receipt)["steps"] - 49
+    assert fast.launched == read_receipt(files.receipt).steps - 49
     assert_same(files, undisturbed)
 
 
@@ -244,7 +245,7 @@ def test_damaged_piece_is_named_and_only_its_steps_are_computed_again(
     steps = 1 + int(piece.stem[9:]) - int(piece.stem[:8])
     embed_shard(files, CPU)
     assert str(piece) in caplog.text
-    assert fast.launched == read_json(files.receipt)["steps"] - (STEPS - 1) + steps
+    assert fast.launched == read_receipt(files.receipt).steps - (STEPS - 1) + steps
     assert_same(files, undisturbed)
 
 
@@ -261,7 +262,7 @@ def test_pieces_of_another_request_are_not_used(files, fast, change, named, capl
     stop_run(files, fast, STEPS)
     receipt = embed_shard(files, dataclasses.replace(CPU, **change))
     assert f"made with another {named}" in caplog.text
-    assert fast.launched == receipt["steps"]
+    assert fast.launched == receipt.steps
 
 
 @pytest.mark.fault(9)
@@ -270,7 +271,7 @@ def test_pieces_of_another_plan_are_not_used(files, fast, caplog):
     make_files(files.shard.parent, count=280)
     receipt = embed_shard(files, CPU)
     assert "made with another plan_hash" in caplog.text
-    assert fast.launched == receipt["steps"]
+    assert fast.launched == receipt.steps
 
 
 @pytest.mark.fault(9)
@@ -285,7 +286,7 @@ def test_piece_with_the_rows_of_other_steps_is_not_used(files, undisturbed, fast
         patch.setattr(pieces_module, "asdict", shifted)
         stop_run(files, fast, STEPS)
     embed_shard(files, CPU)
-    assert fast.launched == read_json(files.receipt)["steps"]
+    assert fast.launched == read_receipt(files.receipt).steps
     assert_same(files, undisturbed)
 
 
@@ -294,7 +295,7 @@ def test_lower_limit_of_a_retry_does_not_cost_the_pieces(files, undisturbed, fas
     """Snakemake halves the token budget at each retry, whatever ended the attempt before."""
     stop_run(files, fast, STEPS)
     receipt = embed_shard(files, dataclasses.replace(CPU, token_budget=130))
-    assert receipt["tokens_per_step"] == 256
+    assert receipt.tokens_per_step == 256
     assert_same(files, undisturbed)
 
 
@@ -350,7 +351,7 @@ def test_first_of_two_jobs_of_one_shard_stays(
     caplog.set_level("INFO")
     receipt = embed_shard(files, CPU)
     assert list(bytes_of(files)) == bytes_then
-    assert receipt == read_json(files.receipt)
+    assert receipt == read_receipt(files.receipt)
     assert "its result stays" in caplog.text
     assert ("has other bits" in caplog.text) == (budget is not None)
     assert len(os.listdir(files.receipt.parent)) == 3

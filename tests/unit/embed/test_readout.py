@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -19,11 +20,13 @@ from tests.unit.embed.builders import (
 from virnucpro.embed import shard as shard_module
 from virnucpro.embed.engine import Engine, Failure
 from virnucpro.embed.exact import ExactModel
-from virnucpro.embed.shard import EmbedOptions, embed_shard
+from virnucpro.embed.job import EmbedOptions
+from virnucpro.embed.readout import Readout
+from virnucpro.embed.shard import embed_shard
 from virnucpro.embed.step import StepShape
 from virnucpro.errors import DataError, InputError
 from virnucpro.files import read_json, sha256_of, write_json
-from virnucpro.model.esm2 import PackedESM2
+from virnucpro.model.loading import build_model
 from virnucpro.model.weights import load_weights
 from virnucpro.plan.plan import read_plan
 from virnucpro.sequences.shards import read_shard
@@ -126,8 +129,8 @@ def test_whole_shards_in_windows_are_fair_esm_s_windows_put_together(files, fair
         if pooling == "none":
             first, end = plan.residue_offsets[row : row + 2]
             np.testing.assert_allclose(kept[first:end], layers, atol=2e-5)
-    assert receipt["quarantined"] == []
-    assert receipt["extras"] == {
+    assert receipt.quarantined == []
+    assert receipt.extras == {
         name: sha256_of(path) for name, path in files.extras.items() if path.exists()
     }
 
@@ -182,7 +185,7 @@ def test_a_finished_shard_with_all_its_arrays_is_not_computed_again(files, monke
 def test_arrays_of_an_earlier_request_do_not_stay(files):
     embed_shard(files, dataclasses.replace(CPU, pooling="none", pseudo_perplexity="one-pass"))
     receipt = embed_shard(files, CPU)
-    assert receipt["extras"] == {}
+    assert receipt.extras == {}
     assert not any(path.exists() for path in files.extras.values())
 
 
@@ -196,18 +199,19 @@ def test_a_window_that_fails_quarantines_its_sequence_once(files, monkeypatch):
     stream = Engine.stream
 
     def failing(engine, batches):
+        item = itertools.count()
         for batch, result in stream(engine, batches):
-            for index, name in enumerate(batch["sequence_ids"]):
-                if name == key:
+            for index in range(batch.sequences):
+                if next(item) in windows:
                     result.pooled[index] = np.nan
                     result.failures.append(Failure(index, "not_finite", "as a test"))
             yield batch, result
 
     monkeypatch.setattr(Engine, "stream", failing)
     files.receipt.unlink()
-    (entry,) = embed_shard(files, CPU)["quarantined"]
-    assert (entry["row"], entry["key"], entry["reason"]) == (row, key, "not_finite")
-    assert entry["detail"].startswith("residues ")
+    (entry,) = embed_shard(files, CPU).quarantined
+    assert (entry.row, entry.key, entry.reason) == (row, key, "not_finite")
+    assert entry.detail.startswith("residues ")
     found = np.load(files.embeddings)
     assert np.isnan(found[row]).all()
     others = np.arange(len(whole)) != row
@@ -253,8 +257,8 @@ class TestEngine:
     SHAPE = StepShape.for_lengths(1024, 64, 256)
 
     def engine(self, config, state, dtype=torch.float32, exact=None):
-        model = PackedESM2.from_state_dict(config, state, dtype=dtype, head=True)
-        return Engine(*(model, self.SHAPE, [1, 3], exact), residues=torch.float32, likelihood=True)
+        model = build_model(config, state, dtype=dtype, head=True)
+        return Engine(model, self.SHAPE, Readout([1, 3], "mean", torch.float32, True), exact)
 
     @pytest.fixture
     def state(self, config):
@@ -263,8 +267,8 @@ class TestEngine:
     def batch(self, count):
         """A batch of which some items, as windows do, stand for a part of their residues."""
         sequences = [s for s in random_sequences(2 * count) if len(s) > 8][:count]
-        kept = np.array([(i % 3, len(s) - 2 - 2 * (i % 2)) for i, s in enumerate(sequences)])
-        return {**collate(sequences), "kept": kept}
+        spans = np.array([(i % 3, len(s) - 2 - 2 * (i % 2)) for i, s in enumerate(sequences)])
+        return dataclasses.replace(collate(sequences), pooling_spans=spans)
 
     def same(self, one, other, **tolerance):
         np.testing.assert_allclose(one.pooled, other.pooled, **tolerance)
@@ -286,7 +290,9 @@ class TestEngine:
         result = engine.embed(batch)
         assert result.splits > 0
         self.same(result, whole, atol=1e-5)
-        assert [len(found) for found in result.residues] == np.diff(batch["kept"])[:, 0].tolist()
+        assert [len(found) for found in result.residues] == np.diff(batch.pooling_spans)[
+            :, 0
+        ].tolist()
 
     @pytest.mark.fault(20)
     def test_a_row_that_is_not_finite(self, config, state):

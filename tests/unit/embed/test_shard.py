@@ -8,13 +8,16 @@ import torch
 
 from tests.unit.embed.builders import make_demo, make_shard, random_proteins, random_state
 from virnucpro.embed import device_lock
+from virnucpro.embed import job as job_module
 from virnucpro.embed import shard as shard_module
 from virnucpro.embed.device_lock import Claim, Device
-from virnucpro.embed.shard import EmbedOptions, embed_shard
+from virnucpro.embed.job import EmbedOptions
+from virnucpro.embed.receipt import read_receipt
+from virnucpro.embed.shard import embed_shard
 from virnucpro.errors import DataError, InputError
 from virnucpro.files import read_json, sha256_of
 from virnucpro.model.config import ModelConfig
-from virnucpro.model.esm2 import PackedESM2
+from virnucpro.model.loading import build_model
 from virnucpro.model.weights import load_weights
 from virnucpro.sequences.shards import read_shard
 
@@ -38,7 +41,7 @@ def files(tmp_path, demo):
 
 def alone(files, residues, layer=-1):
     config, state = load_weights(files.weights, files.model_receipt)
-    model = PackedESM2.from_state_dict(config, state)
+    model = build_model(config, state)
     tokens = torch.tensor([0, *("LAGVSERTIDPKQNFYMHWCXBUZO".index(c) + 4 for c in residues), 2])
     bounds = torch.tensor([0, len(tokens)], dtype=torch.int32)
     hidden = model(tokens, torch.arange(len(tokens)), bounds, len(tokens), [layer])
@@ -49,7 +52,7 @@ def test_each_row_is_the_embedding_of_its_sequence(files):
     receipt = embed_shard(files, CPU)
     array = np.load(files.embeddings, allow_pickle=False)
     sequences = read_shard(files.shard)
-    assert array.shape == (40, 1, 320) == tuple(receipt["shape"])
+    assert array.shape == (40, 1, 320) == tuple(receipt.shape)
     for row, residues in enumerate(sequences.residues):
         expected = alone(files, residues.decode()[:LONGEST])
         np.testing.assert_allclose(array[row, 0], expected, atol=1e-5)
@@ -57,14 +60,14 @@ def test_each_row_is_the_embedding_of_its_sequence(files):
 
 def test_receipt_says_what_was_computed_and_the_bytes_agree(files):
     receipt = embed_shard(files, CPU)
-    assert receipt == read_json(files.receipt)
-    assert receipt["array_sha256"] == sha256_of(files.embeddings)
-    assert receipt["demo"] is True
-    assert receipt["layers"] == [6]
-    assert receipt["tokens_per_step"] == 512
-    assert receipt["quarantined"] == []
+    assert receipt == read_receipt(files.receipt)
+    assert receipt.array_sha256 == sha256_of(files.embeddings)
+    assert receipt.demo is True
+    assert receipt.layers == [6]
+    assert receipt.tokens_per_step == 512
+    assert receipt.quarantined == []
     lines = files.trace.read_text().splitlines()
-    assert len(lines) == receipt["steps"] + 1
+    assert len(lines) == receipt.steps + 1
     assert sum(int(line.split("\t")[1]) for line in lines[1:]) == 40
     assert sorted(os.listdir(files.receipt.parent)) == [
         "00000.json",
@@ -78,7 +81,7 @@ def test_the_trace_names_the_gpu_that_was_claimed_in_its_first_line_only(files, 
     monkeypatch.setattr(device_lock, "_claim", claim)
     receipt = embed_shard(files, CPU)
     notes = [line.split("\t")[-2] for line in files.trace.read_text().splitlines()[1:]]
-    assert notes == ["GPU GPU-1234 (NVIDIA H100), waited 2.5 s", *[""] * (receipt["steps"] - 1)]
+    assert notes == ["GPU GPU-1234 (NVIDIA H100), waited 2.5 s", *[""] * (receipt.steps - 1)]
     assert "GPU" not in files.receipt.read_text()
 
 
@@ -127,14 +130,14 @@ def test_a_damaged_or_different_result_is_computed_again(files, damage, caplog):
     else:
         options = dataclasses.replace(CPU, output_dtype="float16")
     second = embed_shard(files, options)
-    assert second["array_sha256"] == sha256_of(files.embeddings)
+    assert second.array_sha256 == sha256_of(files.embeddings)
     assert (second == first) == (damage != "other_request")
 
 
 def test_several_layers_are_kept_in_the_order_asked_for(files):
     receipt = embed_shard(files, dataclasses.replace(CPU, layers=(3, -1)))
     array = np.load(files.embeddings)
-    assert receipt["layers"] == [3, 6]
+    assert receipt.layers == [3, 6]
     assert array.shape == (40, 2, 320)
     residues = read_shard(files.shard).residues[7].decode()[:LONGEST]
     np.testing.assert_allclose(array[7, 0], alone(files, residues, 3), atol=1e-5)
@@ -163,8 +166,8 @@ def test_token_budget_below_the_plan_packs_again_and_drops_nothing(files):
     rows = np.load(files.embeddings)
     files.receipt.unlink()
     smaller = embed_shard(files, dataclasses.replace(CPU, token_budget=200))
-    assert (whole["tokens_per_step"], smaller["tokens_per_step"]) == (512, 200)
-    assert smaller["steps"] > whole["steps"]
+    assert (whole.tokens_per_step, smaller.tokens_per_step) == (512, 200)
+    assert smaller.steps > whole.steps
     np.testing.assert_allclose(np.load(files.embeddings), rows, atol=1e-5)
 
 
@@ -177,7 +180,7 @@ def test_step_smaller_than_a_sequence_is_refused(files):
 def test_larger_steps_run_planned_batches_side_by_side(tmp_path, demo):
     files = make_files(tmp_path, demo, random_proteins(60), token_budget=128)
     receipt = embed_shard(files, CPU)  # the budget was measured for 512
-    assert receipt["tokens_per_step"] == 512
+    assert receipt.tokens_per_step == 512
     lines = files.trace.read_text().splitlines()[1:]
     assert max(int(line.split("\t")[2]) for line in lines) > 128
     assert sum(int(line.split("\t")[1]) for line in lines) == 60
@@ -207,19 +210,20 @@ def test_shard_without_sequences_gives_an_empty_array(tmp_path, demo):
     files = make_files(tmp_path, demo, [])
     receipt = embed_shard(files, CPU)
     assert np.load(files.embeddings).shape == (0, 1, 320)
-    assert receipt["steps"] == 0
+    assert receipt.steps == 0
 
 
 def test_float8_says_how_close_it_is_to_float32(files, monkeypatch):
     exact = embed_shard(files, CPU)
     vectors = np.load(files.embeddings)[:, 0]
-    assert "closeness" not in exact
+    assert exact.closeness is None
+    assert "closeness" not in read_json(files.receipt)
     float8 = torch.float8_e4m3fn, "as on a GPU that has it"
-    monkeypatch.setattr(shard_module, "select_dtype", lambda *_: float8)
+    monkeypatch.setattr(job_module, "select_dtype", lambda *_: float8)
     receipt = embed_shard(files, dataclasses.replace(CPU, dtype="float8"))
     coarse = np.load(files.embeddings)[:, 0]
-    closeness = receipt["closeness"]
-    assert (receipt["compute_dtype"], closeness["sequences"]) == ("float8", 16)
+    closeness = receipt.closeness
+    assert (receipt.compute_dtype, closeness["sequences"]) == ("float8", 16)
     norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(coarse, axis=1)
     cosines = (vectors * coarse).sum(axis=1) / norms
     assert 0.9 < cosines.min() <= closeness["pooled_cosine_min"] + 1e-6
@@ -231,16 +235,16 @@ def test_value_outside_float16_is_quarantined_not_infinite(files, monkeypatch):
     config = ModelConfig("demo", 6, 320, 20)
     state = random_state(config)
     state["emb_layer_norm_after.weight"] = state["emb_layer_norm_after.weight"] * 1e7
-    model = PackedESM2.from_state_dict(config, state)
+    model = build_model(config, state)
     monkeypatch.setattr(shard_module, "load_model", lambda *_, **__: model)
     receipt = embed_shard(files, dataclasses.replace(CPU, output_dtype="float16"))
     array = np.load(files.embeddings)
-    assert {entry["reason"] for entry in receipt["quarantined"]} == {"out_of_range"}
-    rows = [entry["row"] for entry in receipt["quarantined"]]
+    assert {entry.reason for entry in receipt.quarantined} == {"out_of_range"}
+    rows = [entry.row for entry in receipt.quarantined]
     assert np.isnan(array[rows]).all()
     assert not np.isinf(array).any()
     keys = read_shard(files.shard).keys
-    assert all(keys[entry["row"]] == entry["key"] for entry in receipt["quarantined"])
+    assert all(keys[entry.row] == entry.key for entry in receipt.quarantined)
 
 
 @pytest.mark.fault(6)

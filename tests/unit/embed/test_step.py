@@ -12,12 +12,12 @@ def test_every_step_has_the_shape_of_the_run(count, seed):
     batch = collate(random_sequences(count, seed, longest=60))
     shape = StepShape.for_lengths(1024, 12, 64)
     step = Step.from_batch(batch, shape)
-    used = len(batch["input_ids"])
+    used = len(batch.tokens)
     assert step.tokens.shape == step.positions.shape == (1024,)
     assert step.cu_seqlens.shape == (shape.max_sequences + 1,)
     assert step.sequences == count
-    assert torch.equal(step.tokens[:used], batch["input_ids"])
-    assert torch.equal(step.cu_seqlens[: count + 1], batch["cu_seqlens"])
+    assert torch.equal(step.tokens[:used], batch.tokens)
+    assert torch.equal(step.cu_seqlens[: count + 1], batch.cu_seqlens)
     lengths = step.cu_seqlens.diff()
     assert (lengths >= 0).all()
     assert lengths.max() <= 64
@@ -33,6 +33,6 @@ def test_full_step_has_no_filler():
 def test_batch_over_the_shape_is_refused_not_cut():
     batch = collate(random_sequences(8, longest=60))
     with pytest.raises(ValueError, match="does not fit"):
-        Step.from_batch(batch, StepShape.for_lengths(len(batch["input_ids"]) - 1, 8, 64))
+        Step.from_batch(batch, StepShape.for_lengths(len(batch.tokens) - 1, 8, 64))
     with pytest.raises(ValueError, match="does not fit"):
         Step.from_batch(batch, StepShape(1024, 3, 64))

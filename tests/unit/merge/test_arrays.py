@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.unit.samples import Sample
+from virnucpro.embed.receipt import ShardReceipt
 from virnucpro.errors import DataError, InputError
 from virnucpro.merge.arrays import open_array, verify_shard
-from virnucpro.merge.receipts import ShardReceipt
 from virnucpro.plan.plan import read_plan
 
 

@@ -1,4 +1,4 @@
-"""The float8 model on a CPU, by its kernels' twins; on a GPU see tests/gpu."""
+"""The float8 model on a CPU, by the kernels' reference implementations; on a GPU see tests/gpu."""
 
 import pytest
 import torch
@@ -7,8 +7,7 @@ from tests.unit.embed.builders import random_state
 from virnucpro.errors import InputError
 from virnucpro.model.config import ModelConfig
 from virnucpro.model.devices import dtype_name, select_dtype
-from virnucpro.model.esm2 import PackedESM2
-from virnucpro.model.float8 import Float8ESM2
+from virnucpro.model.loading import build_model
 
 CONFIG = ModelConfig("demo", 6, 320, 20)
 
@@ -16,7 +15,7 @@ CONFIG = ModelConfig("demo", 6, 320, 20)
 @pytest.fixture(scope="module")
 def models():
     state = random_state(CONFIG)
-    return PackedESM2.from_state_dict(CONFIG, state), Float8ESM2.from_state_dict(CONFIG, state)
+    return build_model(CONFIG, state), build_model(CONFIG, state, dtype=torch.float8_e4m3fn)
 
 
 def test_float8_is_close_to_float32_and_not_the_same(models):
@@ -33,16 +32,11 @@ def test_name_and_memory_are_those_of_float8(models):
     exact, coarse = models
     assert (coarse.precision, dtype_name(torch.float8_e4m3fn)) == ("float8", "float8")
     assert (exact.precision, coarse.dtype) == ("float32", torch.bfloat16)
-    kept = {name for name, _ in coarse.layers[0].named_parameters()}
+    kept = {name for name, _ in coarse.blocks[0].named_parameters()}
     assert kept.isdisjoint({"fc1.weight", "fc2.weight"})
-    assert coarse.layers[0].qkv_proj.weight.shape == (320, 320)
+    assert coarse.blocks[0].qkv_proj.weight.shape == (320, 320)
 
 
 def test_a_device_without_float8_refuses_it():
     with pytest.raises(InputError, match="float8 cannot run on cpu"):
         select_dtype("float8", torch.device("cpu"))
-
-
-def test_another_dtype_is_refused():
-    with pytest.raises(ValueError, match="float8_e4m3fn"):
-        Float8ESM2.from_state_dict(CONFIG, random_state(CONFIG), dtype=torch.float16)

@@ -15,8 +15,8 @@ from esm.data import Alphabet
 from virnucpro.errors import InputError
 from virnucpro.model.canonical import canonical_state
 from virnucpro.model.config import KNOWN_MODELS, ROTARY_FREQUENCIES
-from virnucpro.model.esm2 import PackedESM2
 from virnucpro.model.kernels import Kernels
+from virnucpro.model.loading import build_model
 from virnucpro.model.weights import fetch_model, load_weights
 
 TOLERANCE = 2e-5
@@ -122,7 +122,7 @@ def through_files(folder, source):
     files = folder / "model.safetensors", folder / "model.json"
     fetch_model(str(source), *files)
     config, state = load_weights(*files)
-    return PackedESM2.from_state_dict(config, state)
+    return build_model(config, state)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def fair_esm(build, tmp_path_factory):
         path = tmp_path_factory.mktemp("parity") / f"{name}.pt"
         if config.layers > 12:  # hundreds of megabytes: not through the disk
             state = canonical_state(config, model.state_dict(), path)
-            return model, PackedESM2.from_state_dict(config, state)
+            return model, build_model(config, state)
         torch.save(build.published(model), path)
         return model, through_files(path.parent, path)
 
@@ -217,7 +217,7 @@ def test_weights_without_frequencies_get_those_of_fair_esm_s_initialisation(buil
     theirs = build.esm2(config.layers, config.dim, config.heads)
     state = canonical_state(config, theirs.state_dict(), Path("memory"))
     del state[ROTARY_FREQUENCIES]
-    packed = PackedESM2.from_state_dict(config, state)
+    packed = build_model(config, state)
     sequences = make_sequences([700, 5])
     batches = [[sequence] for sequence in sequences]
     agree(run_packed(packed, sequences, [3, 6]), run_fair_esm(theirs, batches, [3, 6]))
@@ -244,7 +244,7 @@ def test_likelihood_is_that_of_fair_esm_s_logits(fair_esm):
     theirs, _ = fair_esm("esm2_t6_8M_UR50D")
     config = KNOWN_MODELS["esm2_t6_8M_UR50D"]
     state = canonical_state(config, theirs.state_dict(), Path("memory"))
-    packed = PackedESM2.from_state_dict(config, state, head=True)
+    packed = build_model(config, state, head=True)
     sequences = make_sequences([1, 90, 333])
     tokens, positions, cu_seqlens, max_seqlen = pack(sequences)
     hidden = packed(tokens, positions, cu_seqlens, max_seqlen, [-1])[config.layers]
@@ -266,7 +266,7 @@ def test_the_head_is_there_only_where_it_is_asked_for(fair_esm):
     state = canonical_state(config, theirs.state_dict(), Path("memory"))
     headless = {name: tensor for name, tensor in state.items() if not name.startswith("lm_head")}
     with pytest.raises(InputError, match="no language-model head"):
-        PackedESM2.from_state_dict(config, headless, head=True)
+        build_model(config, headless, head=True)
 
 
 @pytest.mark.parametrize(("cls_name", "rounded"), [("EsmForMaskedLM", True), ("EsmModel", False)])

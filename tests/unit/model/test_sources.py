@@ -2,8 +2,10 @@ import argparse
 import json
 import os
 import pickle
+import re
 import shutil
 import urllib.error
+import zipfile
 from pathlib import Path
 
 import esm
@@ -180,6 +182,18 @@ def test_truncated_published_file_is_refused(build, publish, kept):
     kept = int(kept * len(content)) if 0 < kept < 1 else kept
     path.write_bytes(content[:kept])
     with pytest.raises(InputError, match=r"not a complete PyTorch file|is empty"):
+        read_published(path, "esm2_tiny")
+
+
+@pytest.mark.fault(37)
+def test_a_flipped_bit_of_a_published_file_is_found(build, publish):
+    path = publish(build.esm2())
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda info: info.file_size)
+    content[largest.header_offset + largest.file_size // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"{re.escape(largest.filename)} in it is damaged"):
         read_published(path, "esm2_tiny")
 
 

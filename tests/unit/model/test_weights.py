@@ -341,6 +341,17 @@ def test_refused_source_leaves_an_earlier_conversion_whole(build, publish, conve
     assert stamp(files) == before
 
 
+@pytest.mark.fault(37)
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused(value, build, publish, files):
+    model = build.esm2()
+    with torch.no_grad():
+        model.layers[1].fc1.weight[3, 0] = value
+    with pytest.raises(InputError, match=r"NaN or infinity in layers\.1\.fc1\.weight"):
+        fetch_model(str(publish(model)), *files)
+    assert not any(path.exists() for path in files)
+
+
 # A node without network
 
 

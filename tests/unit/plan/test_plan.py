@@ -75,7 +75,7 @@ def test_windows_are_few_overlap_enough_and_lie_evenly(lengths, overlap):
 @given(st.lists(st.integers(1, 300), max_size=12), st.integers(0, 49))
 def test_each_residue_is_taken_from_the_window_where_it_is_farthest_from_an_edge(lengths, overlap):
     plan = plan_for(lengths, long_sequences="window", window_overlap=overlap)
-    first, end = plan.represented
+    first, end = plan.owned_spans
     for row, length in enumerate(lengths):
         items = in_order(plan, row)
         taken = [
@@ -149,6 +149,7 @@ def test_planning_again_may_go_below_the_maximum_length_where_no_item_is_that_lo
     ("options", "message"),
     [
         ({"token_budget": 51}, "a token budget of 51 cannot hold"),
+        ({"token_budget": 1 << 80, "max_sequence_length": 1 << 70}, "not at most 2147483647"),
         ({"max_sequence_length": 0}, "maximum sequence length is 0"),
         ({"long_sequences": "drop"}, "'drop', expected truncate or window"),
         ({"long_sequences": "window", "window_overlap": 50}, "50 residues cannot overlap by 50"),

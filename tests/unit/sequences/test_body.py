@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.sequences.archives import ARCHIVES, COMPRESS
 from tests.unit.sequences.test_split import fasta, proteins, refusal, run
 from virnucpro.errors import DataError, InputError
 from virnucpro.sequences.body import Layout, read_line
@@ -126,6 +127,7 @@ TEXT = {
     ),
     "words with a no-break space": ("resource\u00a0temporarily\u00a0unavailable", 4),
     "three-letter code": ("MET SER LEU LEU THR GLU VAL GLU", 4),
+    "a short word with a number that counts nothing": ("PAGE 9", 4),
     "question mark": ("MSLLTE?VETP", 4),
     "NUL within": ("MSL\0LTE", 4),
     "e-mail": ("ask someone@example.org", 4),
@@ -146,6 +148,18 @@ def test_text_is_quarantined_with_its_line_and_the_others_are_embedded(case, tmp
     assert ("chains are given" in row["detail"]) == ("chains" in case)
     assert f"quarantined as text; {tmp_path / '0.fasta'}, line {line}" in caplog.text
     assert parse(data, [1]) == parse(data, [5]) == parse(data)
+
+
+@pytest.mark.fault(47)
+@pytest.mark.parametrize(
+    "body", ["Met-Ser-Leu-Leu", "H-Met-Ser-\nLeu-Leu-OH", "MetSerLeuLeuThr", "MET-SER-LEU-LEU"]
+)
+def test_the_three_letter_code_in_one_word_is_text(body, tmp_path):
+    result = run(tmp_path, sample(body, "MET-SER-LEE", "Ala"), input_type="protein")
+    assert [row["id"] for row in result.records] == ["first", "odd1", "odd2", "last"]
+    (row,) = result.quarantine
+    assert (row["reason"], row["line"]) == ("text", "3")
+    assert row["detail"] == f"three-letter code: {body}".replace("\n", "")
 
 
 @pytest.mark.fault(47)
@@ -206,6 +220,9 @@ GLUED = {
     "NCBI": (f"{MEMBRANE}\nYP_009724391.1 ORF3a protein [Test virus]\n{NEURAMIN}", 5, "its '>'"),
     "an id like the record's": (f"{MEMBRANE}\nodd7 other\n{NEURAMIN}", 5, "without its '>'"),
     "Prodigal": (f"{MEMBRANE}\nk_2 # 3 # 99 # 1 # ID=1_2\n{NEURAMIN}", 5, "without its '>'"),
+    "an accession of ten": (f"{MEMBRANE}\nA0A024RBG1 Capsid\n{NEURAMIN}", 5, "without its '>'"),
+    "a gene of a contig": (f"{MEMBRANE}\nNC_001416.1_5\n{NEURAMIN}", 5, "without its '>'"),
+    "HTML": (f"{MEMBRANE}\n&gt;other\n{NEURAMIN}", 5, "without its '>'"),
     "FASTQ": (f"{MEMBRANE}\n@read/1\nACGTACGT\n+\nIIII#III", 5, "FASTQ"),
 }
 
@@ -223,9 +240,20 @@ def test_glued_records_refuse_the_file_with_the_line(case, tmp_path):
 
 
 @pytest.mark.fault(48)
-def test_pir_is_refused(tmp_path):
+@pytest.mark.parametrize("kind", ARCHIVES)
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_an_archive_behind_plain_text_is_refused(kind, end, tmp_path):
+    plain = sample().removesuffix(b"\n") + end.encode()
+    error = refusal(tmp_path, plain + COMPRESS[kind](sample("MKVLL") * 9), input_type="protein")
+    assert (error.line, "compressed file among" in error.message) == (5 - (not end), True)
+    assert "before" in error.hint
+
+
+@pytest.mark.fault(48)
+@pytest.mark.parametrize("name", ["P1;CAP_TEST", "p1;CAP_TEST", "D1;CAP_TEST", "P1;", " P1; x"])
+def test_pir_is_refused(name, tmp_path):
     for title, end in (("Capsid protein", "*"), ("Capsid", "*"), ("Capsid", "")):
-        data = f">P1;CAP_TEST\n{title}\n{MEMBRANE}{end}\n".encode()
+        data = f">{name}\n{title}\n{MEMBRANE}{end}\n".encode()
         error = refusal(tmp_path, sample() + data + b">z\nMKV\n")
         assert "PIR" in error.message
         assert "SeqIO.convert" in error.hint
@@ -280,6 +308,8 @@ FOREIGN = {
     "tar.gz": (tar(GOOD, "w:gz"), "is a tar archive", "tar -xf"),
     "tar of 1979": (old_tar(GOOD), "is a tar archive", "tar -xf"),
     "page": (b"<!doctype html>\n<p>404 > 400</p>\n", "is a web page or XML", "download"),
+    "page behind a mark": (b"\xef\xbb\xbf\n<!DOCTYPE html>", "is a web page or XML", "download"),
+    "HTML's >": (b"&gt;a\nMKV\n&gt;b\nMKL\n", "without its '>'", "back"),
     "XML": (b'<?xml version="1.0"?><eFetchResult/>', "is a web page or XML", "download"),
     "compress": (b"\x1f\x9d\x90>a", "compress (.Z)", "gzip -dc"),
     "lz4": (b"\x04\x22\x4d\x18dd", "lz4", "lz4 -dc"),

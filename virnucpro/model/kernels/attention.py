@@ -10,7 +10,7 @@ of them; queries are read once and rotated where they are read.
 
 A tile reads nothing outside its own sequence, adds up in one fixed order and uses no atomics: the
 bits of a sequence do not depend on what it is packed with or where it stands, not even when a
-neighbour holds NaN. The twin is `virnucpro.model.kernels.reference.packed_attention`.
+neighbour holds NaN. The reference is `virnucpro.model.kernels.reference.packed_attention`.
 """
 
 # mypy: disallow_untyped_decorators=False

@@ -2,7 +2,7 @@
 
 All of them are bound by memory, so a pass saved is time saved. They compute in float32 and round
 once, at the end; every row (every element, every sequence) is computed from itself alone and in a
-fixed order, whatever stands beside it. The twins are in `virnucpro.model.kernels.reference`.
+fixed order, whatever stands beside it. The references are in `virnucpro.model.kernels.reference`.
 """
 
 # mypy: disallow_untyped_decorators=False
@@ -50,13 +50,13 @@ def _layer_norm_kernel(
     out_ptr: tl.tensor,
     weight_ptr: tl.tensor,
     bias_ptr: tl.tensor,
-    shift_ptr: tl.tensor,
+    deferred_bias_ptr: tl.tensor,
     tokens: tl.tensor,
     eps: tl.tensor,
     DIM: tl.constexpr,
     COLUMNS: tl.constexpr,
     ROWS: tl.constexpr,
-    SHIFT: tl.constexpr,
+    DEFERRED_BIAS: tl.constexpr,
     WIDE: tl.constexpr,
     FLOAT8: tl.constexpr,
     float8_ptr: tl.tensor,
@@ -68,8 +68,9 @@ def _layer_norm_kernel(
     mask = (row < tokens)[:, None] & inside
     at = row.to(tl.int64)[:, None] * DIM + column[None, :]
     x = tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32)
-    if SHIFT:
-        x += tl.load(shift_ptr + column, mask=column < DIM, other=0.0).to(tl.float32)[None, :]
+    if DEFERRED_BIAS:
+        deferred = tl.load(deferred_bias_ptr + column, mask=column < DIM, other=0.0)
+        x += deferred.to(tl.float32)[None, :]
     mean = tl.sum(x, 1) / DIM
     centred = tl.where(inside, x - mean[:, None], 0.0)
     scale = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / DIM + eps)
@@ -86,11 +87,11 @@ def _layer_norm_kernel(
 
 
 def layer_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, shift: Tensor | None = None
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, deferred_bias: Tensor | None = None
 ) -> Tensor:
     """Normalise each row; see `reference.layer_norm`."""
     out = torch.empty_like(x)
-    _launch_layer_norm(x, weight, bias, eps, shift, out, None)
+    _launch_layer_norm(x, weight, bias, eps, deferred_bias, out, None)
     return out
 
 
@@ -99,14 +100,14 @@ def layer_norm_float8(
     weight: Tensor,
     bias: Tensor,
     eps: float,
-    shift: Tensor | None = None,
+    deferred_bias: Tensor | None = None,
     *,
     wide: bool = True,
 ) -> tuple[Tensor | None, tuple[Tensor, Tensor]]:
     """Normalise each row, and scale it into float8; see `reference.layer_norm_float8`."""
     rows = _empty_float8(x)
     out = torch.empty_like(x) if wide else None
-    _launch_layer_norm(x, weight, bias, eps, shift, out, rows)
+    _launch_layer_norm(x, weight, bias, eps, deferred_bias, out, rows)
     return out, rows
 
 
@@ -115,7 +116,7 @@ def _launch_layer_norm(
     weight: Tensor,
     bias: Tensor,
     eps: float,
-    shift: Tensor | None,
+    deferred_bias: Tensor | None,
     out: Tensor | None,
     float8: tuple[Tensor, Tensor] | None,
 ) -> None:
@@ -130,13 +131,13 @@ def _launch_layer_norm(
         x if out is None else out,
         weight,
         bias,
-        weight if shift is None else shift,
+        weight if deferred_bias is None else deferred_bias,
         tokens,
         eps,
         DIM=dim,
         COLUMNS=columns,
         ROWS=rows,
-        SHIFT=shift is not None,
+        DEFERRED_BIAS=deferred_bias is not None,
         WIDE=out is not None,
         FLOAT8=float8 is not None,
         float8_ptr=x if float8 is None else float8[0],

@@ -1,7 +1,7 @@
-"""The kernels' twins in plain torch: the same arguments and results, on any device and dtype.
+"""The kernels in plain torch: the same arguments and results, on any device and dtype.
 
-They are what the kernels are tested against, and what runs in a kernel's place where it is switched
-off (`virnucpro.model.kernels.select`). Clear before fast.
+They are what the kernels are tested against, and what runs where there is no GPU for them. Clear
+before fast.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def layer_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, shift: Tensor | None = None
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, deferred_bias: Tensor | None = None
 ) -> Tensor:
     """Normalise each row.
 
@@ -70,15 +70,15 @@ def layer_norm(
         weight: [dim].
         bias: [dim].
         eps: added to the variance.
-        shift: [dim], added to each row first, in float32. It stands for biases that a residual
-            stream left out because its matrix products add into it in place.
+        deferred_bias: [dim], added to each row first, in float32: biases that a residual stream
+            left out because its matrix products add into it in place.
 
     Returns:
         [T, dim] in the dtype of `x`; statistics are in float32.
     """
-    if shift is None:  # torch takes the statistics of 16-bit rows in float32
+    if deferred_bias is None:  # torch takes the statistics of 16-bit rows in float32
         return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
-    rows = x + shift.float()
+    rows = x + deferred_bias.float()
     return F.layer_norm(rows, x.shape[-1:], weight.float(), bias.float(), eps).to(x.dtype)
 
 
@@ -123,7 +123,7 @@ def layer_norm_float8(
     weight: Tensor,
     bias: Tensor,
     eps: float,
-    shift: Tensor | None = None,
+    deferred_bias: Tensor | None = None,
     *,
     wide: bool = True,
 ) -> tuple[Tensor | None, tuple[Tensor, Tensor]]:
@@ -134,14 +134,14 @@ def layer_norm_float8(
         weight: [dim].
         bias: [dim].
         eps: added to the variance.
-        shift: [dim].
+        deferred_bias: [dim].
         wide: give the rows in the dtype of `x` too.
 
     Returns:
         What `layer_norm` gives, or None where `wide` is false; and what `float8_rows` gives of the
         same rows in float32.
     """
-    rows = x.float() if shift is None else x.float() + shift.float()
+    rows = x.float() if deferred_bias is None else x.float() + deferred_bias.float()
     normed = F.layer_norm(rows, x.shape[-1:], weight.float(), bias.float(), eps)
     return normed.to(x.dtype) if wide else None, float8_rows(normed)
 

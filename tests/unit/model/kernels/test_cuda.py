@@ -1,4 +1,4 @@
-"""The Triton kernels on the device, against float64 and against their twins.
+"""The Triton kernels on the device, against float64 and against their references.
 
 Without a GPU the same tests run, slowly and on short sequences, in Triton's interpreter:
 ``TRITON_INTERPRET=1 pytest -m gpu tests/unit/model/kernels``.
@@ -121,8 +121,8 @@ def test_attention_of_far_apart_scores_stays_finite_and_right():
     out = attend(qkv, [120], tables)
     # The rounding of the rotated q and k is scaled up with the scores.
     assert relative_error(out, exact_attention(qkv, *tables)) < 0.1
-    twin = reference.packed_attention(qkv, *tables, tiles_of([120]))
-    assert relative_error(out, twin.double()) < 1e-2
+    plain = reference.packed_attention(qkv, *tables, tiles_of([120]))
+    assert relative_error(out, plain.double()) < 1e-2
 
 
 @pytest.mark.skipif(INTERPRETED, reason="CUDA graphs need a device")
@@ -173,7 +173,7 @@ def test_norms_agree_with_float64(dim, dtype):
     weight, bias = (torch.randn(dim).to(dtype).to(DEVICE) for _ in range(2))
     shift = torch.randn(dim).to(DEVICE)
     for given, rows in ((None, x.double()), (shift, x.double() + shift.double())):
-        normed = elementwise.layer_norm(x, weight, bias, 1e-5, shift=given)
+        normed = elementwise.layer_norm(x, weight, bias, 1e-5, deferred_bias=given)
         exact = F.layer_norm(rows, (dim,), weight.double(), bias.double(), 1e-5)
         assert relative_error(normed, exact) < BOUND[dtype] / 2
 
@@ -274,7 +274,7 @@ FLOAT8 = pytest.mark.skipif(
 @FLOAT8
 @pytest.mark.parametrize("dim", [320, 1280, 2560, 5120])
 @pytest.mark.parametrize("wide", [False, True])
-def test_layer_norm_in_float8_agrees_with_its_twin(dim, wide):
+def test_layer_norm_in_float8_agrees_with_its_reference(dim, wide):
     from virnucpro.model.kernels import elementwise
 
     generator = torch.Generator(DEVICE).manual_seed(dim)
@@ -282,18 +282,18 @@ def test_layer_norm_in_float8_agrees_with_its_twin(dim, wide):
     weight, bias, shift = torch.randn(3, dim, device=DEVICE, generator=generator).bfloat16()
     given = (x, weight, bias, 1e-5, shift)
     normed, (values, scales) = elementwise.layer_norm_float8(*given, wide=wide)
-    expected, (twin, twin_scales) = reference.layer_norm_float8(*given, wide=wide)
-    torch.testing.assert_close(scales, twin_scales, rtol=1e-5, atol=0)
+    expected, (plain, plain_scales) = reference.layer_norm_float8(*given, wide=wide)
+    torch.testing.assert_close(scales, plain_scales, rtol=1e-5, atol=0)
     assert (normed is None) is not wide
     if wide:
         torch.testing.assert_close(normed, expected, rtol=1e-2, atol=1e-2)
     # A value between two float8 numbers may go either way when its last bits differ.
-    assert (values.view(torch.uint8) == twin.view(torch.uint8)).float().mean() > 0.999
+    assert (values.view(torch.uint8) == plain.view(torch.uint8)).float().mean() > 0.999
 
 
 @FLOAT8
 @pytest.mark.parametrize("width", [1280, 5120, 10240, 20480])
-def test_gelu_in_float8_agrees_with_its_twin(width):
+def test_gelu_in_float8_agrees_with_its_reference(width):
     from virnucpro.model.kernels import elementwise
 
     generator = torch.Generator(DEVICE).manual_seed(width)
@@ -302,9 +302,9 @@ def test_gelu_in_float8_agrees_with_its_twin(width):
     x[3] = -100  # nothing is left of it
     bias[:] = bias.clamp(max=5)
     values, scales = elementwise.bias_gelu_float8(x, bias)
-    twin, twin_scales = reference.bias_gelu_float8(x, bias)
-    torch.testing.assert_close(scales, twin_scales, rtol=1e-5, atol=0)
-    assert (values.view(torch.uint8) == twin.view(torch.uint8)).float().mean() > 0.999
+    plain, plain_scales = reference.bias_gelu_float8(x, bias)
+    torch.testing.assert_close(scales, plain_scales, rtol=1e-5, atol=0)
+    assert (values.view(torch.uint8) == plain.view(torch.uint8)).float().mean() > 0.999
 
 
 @FLOAT8
@@ -324,7 +324,7 @@ def test_float8_rows_that_are_not_finite_stay_so(poison):
 
 @FLOAT8
 @pytest.mark.parametrize("bias", [False, True])
-def test_float8_product_agrees_with_its_twin_and_ignores_other_rows(bias):
+def test_float8_product_agrees_with_its_reference_and_ignores_other_rows(bias):
     from virnucpro.model.kernels.float8 import float8_product
 
     generator = torch.Generator(DEVICE).manual_seed(0)

@@ -1,4 +1,4 @@
-"""The plain-torch twins against torch's own operations, and what `select` gives without a GPU."""
+"""The plain-torch references against torch's own operations, and the package without triton."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from virnucpro.model import kernels
 from virnucpro.model.kernels import attention_tiles, reference
 
 
@@ -35,7 +34,7 @@ def attend_one(qkv, cos, sin):
 
 
 @pytest.mark.parametrize("head_dim", [16, 24])
-def test_attention_twin_is_torchs_attention_of_each_sequence_alone(head_dim):
+def test_attention_reference_is_torchs_attention_of_each_sequence_alone(head_dim):
     torch.manual_seed(0)
     cu = np.array([0, 3, 73, 74, 140], dtype=np.int32)
     qkv = torch.randn(140, 3, 2, head_dim)
@@ -47,7 +46,7 @@ def test_attention_twin_is_torchs_attention_of_each_sequence_alone(head_dim):
         torch.testing.assert_close(got[a:b].double(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_attention_twin_writes_only_rows_of_its_tiles():
+def test_attention_reference_writes_only_rows_of_its_tiles():
     qkv = torch.randn(10, 3, 2, 16)
     tiles = torch.from_numpy(attention_tiles(np.array([0, 6], dtype=np.int32), 64, 4))
     out = torch.full((10, 32), float("nan"))
@@ -56,15 +55,15 @@ def test_attention_twin_writes_only_rows_of_its_tiles():
     assert out[6:].isnan().all()
 
 
-def test_norm_twin_adds_the_shift_in_float32():
+def test_norm_reference_adds_the_shift_in_float32():
     x, shift = torch.full((1, 4), 1000.0).half(), torch.tensor([0.1, 0.2, 0.3, 0.4])
-    got = reference.layer_norm(x, torch.ones(4), torch.zeros(4), 0.0, shift=shift)
+    got = reference.layer_norm(x, torch.ones(4), torch.zeros(4), 0.0, deferred_bias=shift)
     # In float16, 1000.1 to 1000.4 would be 1000 and 1000.5.
     expected = (shift - shift.mean()) / shift.std(correction=0)
     torch.testing.assert_close(got[0].float(), expected, rtol=2e-3, atol=2e-3)
 
 
-def test_gelu_twin_is_the_erf_form_not_the_tanh_form():
+def test_gelu_reference_is_the_erf_form_not_the_tanh_form():
     x = torch.linspace(-4, 4, 4001).reshape(1, -1)
     bias = torch.full((4001,), 0.25)
     shifted = (x + bias).double()
@@ -76,24 +75,12 @@ def test_gelu_twin_is_the_erf_form_not_the_tanh_form():
     assert torch.equal(reference.bias_gelu(kept, bias, inplace=True), kept)
 
 
-def test_select_gives_the_twins_where_triton_cannot_run(monkeypatch):
-    monkeypatch.setattr(kernels, "available", lambda: (False, "no CUDA device"))
-    chosen, reason = kernels.select()
-    assert chosen == kernels.Kernels()
-    assert reason == "plain torch: no CUDA device"
-
-
-def test_select_refuses_to_switch_off_what_does_not_exist():
-    with pytest.raises(ValueError, match="no such kernel: gelu"):
-        kernels.select(off=["gelu"])
-
-
 def test_package_imports_and_answers_without_triton():
     code = (
         "import sys; sys.modules['triton'] = None\n"
         "import virnucpro.model.kernels as k\n"
-        "chosen, reason = k.select()\n"
-        "assert reason.startswith('plain torch: '), reason\n"
+        "assert k.available() == (False, 'triton is not installed'), k.available()\n"
+        "assert k.Kernels().layer_norm is k.reference.layer_norm\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

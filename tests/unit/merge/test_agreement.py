@@ -3,8 +3,9 @@ import logging
 import pytest
 
 from tests.unit.samples import Sample
+from virnucpro.embed.receipt import read_receipt
 from virnucpro.errors import DataError
-from virnucpro.merge.receipts import check_agreement, read_receipt
+from virnucpro.merge.agreement import check_agreement
 
 
 @pytest.mark.fault(9)

@@ -1,17 +1,16 @@
-"""The receipts of the shards' embeddings, and that they agree with each other."""
+"""Whether the shards of a sample were embedded in the same way, and on what."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
+from virnucpro.embed.receipt import ShardReceipt
 from virnucpro.errors import DataError
-from virnucpro.formats import EMBED_FORMAT, read_as
 
-__all__ = ["Execution", "Quarantined", "ShardReceipt", "check_agreement", "read_receipt"]
+__all__ = ["Execution", "check_agreement"]
 
 logger = logging.getLogger(__name__)
 
@@ -19,54 +18,6 @@ _MUST_AGREE = (
     *("model", "weights_sha256", "layers", "pooling", "pseudo_perplexity"),
     *("compute_dtype", "dtype", "dimension"),
 )
-
-
-@dataclass(frozen=True)
-class Quarantined:
-    """A sequence without an embedding."""
-
-    row: int  # in the shard's array
-    key: str  # in hexadecimal
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class ShardReceipt:
-    """What the receipt of a shard's embeddings says."""
-
-    shard: str
-    plan_hash: str  # content hash of the plan
-    sequences: int
-    model: str
-    weights_sha256: str
-    demo: bool  # whether the weights are random
-    pooling: str
-    pseudo_perplexity: str
-    compute_dtype: str
-    dtype: str  # of the array
-    device: str
-    versions: dict[str, str]  # of virnucpro and torch
-    array_sha256: str
-    extras: dict[str, str]  # name -> SHA-256, of those of `EXTRA_ARRAYS` that there are
-    shape: list[int]  # [sequences, layers, dim]
-    layers: list[int]  # from 1; 0 are the embedded residues
-    backend: str  # of the attention
-    tokens_per_step: int
-    quarantined: list[Quarantined]
-    steps: int
-    retries: int  # of steps, at half their tokens
-    recomputed_float32: int  # sequences
-    closeness: dict[str, float] | None = None  # of a coarse number format to float32
-
-    @property
-    def dimension(self) -> int:
-        """Dimension of an embedding."""
-        return self.shape[2]
-
-    def quarantined_by_row(self) -> dict[int, Quarantined]:
-        """Return the sequences without an embedding, by row."""
-        return {sequence.row: sequence for sequence in self.quarantined}
 
 
 @dataclass(frozen=True)
@@ -82,16 +33,6 @@ class Execution:
     def differing(self) -> list[str]:
         """The fields in which shards differ."""
         return [field for field, values in vars(self).items() if len(values) > 1]
-
-
-def read_receipt(path: Path) -> ShardReceipt:
-    """Read the receipt of a shard's embeddings.
-
-    Raises:
-        InputError: another version of the program wrote it.
-        DataError: it is missing, or a field is missing or of another type.
-    """
-    return read_as(ShardReceipt, path, "embedding receipt", EMBED_FORMAT)
 
 
 def check_agreement(receipts: Sequence[ShardReceipt]) -> Execution:

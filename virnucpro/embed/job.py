@@ -1,0 +1,131 @@
+"""A shard's work before it begins: its files, what is asked for, and whether these fit together."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from virnucpro import __version__
+from virnucpro.data.dataset import SequenceDataset
+from virnucpro.embed.readout import Readout
+from virnucpro.embed.receipt import ShardRequest
+from virnucpro.embed.request import make_readout
+from virnucpro.formats import EXTRA_ARRAYS, extra_path
+from virnucpro.model.devices import device_name, dtype_name, select_device, select_dtype
+from virnucpro.model.receipt import read_receipt
+from virnucpro.plan.plan import Plan, read_plan
+
+__all__ = ["EmbedOptions", "ShardFiles", "ShardJob", "prepare_job"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ShardFiles:
+    """The files of one shard: what is read, and what is written."""
+
+    shard: Path
+    plan: Path
+    weights: Path
+    model_receipt: Path
+    budget: Path
+    embeddings: Path
+    receipt: Path
+    trace: Path
+
+    @property
+    def extras(self) -> dict[str, Path]:
+        """The arrays beside the embeddings that options may ask for, by their names in receipts."""
+        return {name: extra_path(self.embeddings, name) for name in EXTRA_ARRAYS}
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """What to compute and on what.
+
+    Attributes:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        dtype: ``auto``, ``float32``, ``float16``, ``bfloat16`` or ``float8``.
+        layers: representations to keep; negative ones count from the end.
+        pooling: one of `virnucpro.embed.readout.POOLINGS`; ``none`` writes the representations of
+            all residues beside their mean.
+        pseudo_perplexity: one of `virnucpro.embed.request.PSEUDO_PERPLEXITIES`.
+        output_dtype: ``float32`` or ``float16``, of the arrays.
+        token_budget: no step is larger than this; None for what was measured.
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    layers: tuple[int, ...] = (-1,)
+    pooling: str = "mean"
+    pseudo_perplexity: str = "none"
+    output_dtype: str = "float32"
+    token_budget: int | None = None
+
+    @property
+    def extras(self) -> list[str]:
+        """Names of the arrays that are asked for beside the embeddings."""
+        asked = {
+            "residues": self.pooling == "none",
+            "pseudo_perplexity": self.pseudo_perplexity != "none",
+        }
+        return [name for name in EXTRA_ARRAYS if asked[name]]
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """A shard's work, checked and ready to begin."""
+
+    files: ShardFiles
+    options: EmbedOptions
+    plan: Plan
+    items: SequenceDataset  # those of the plan, in its order
+    readout: Readout
+    device: torch.device
+    dtype: torch.dtype  # that the model computes in
+    vector_shape: tuple[int, int]  # [layers, dim] of a sequence
+    request: ShardRequest
+
+
+def prepare_job(files: ShardFiles, options: EmbedOptions) -> ShardJob:
+    """Read plan, shard and receipt of the weights, check them, and choose device and dtype.
+
+    Raises:
+        InputError: the options ask for a device, dtype or layer that is not there.
+        DataError: plan or shard are damaged or do not belong together.
+    """
+    plan = read_plan(files.plan)
+    items = SequenceDataset(files.shard, plan=plan)
+    model = read_receipt(files.model_receipt)
+    readout = make_readout(
+        model,
+        files.model_receipt,
+        layers=options.layers,
+        pooling=options.pooling,
+        pseudo_perplexity=options.pseudo_perplexity,
+        output_dtype=options.output_dtype,
+    )
+    device, why_device = select_device(options.device)
+    dtype, why_dtype = select_dtype(options.dtype, device)
+    logger.info("device: %s (%s)", device_name(device), why_device)
+    logger.info("dtype: %s (%s)", dtype_name(dtype), why_dtype)
+    request = ShardRequest(
+        shard=files.shard.stem,
+        plan_hash=plan.content_hash,
+        sequences=plan.sequences,
+        model=model.name,
+        weights_sha256=model.weights_sha256,
+        demo=model.demo,
+        requested_layers=list(options.layers),
+        pooling=options.pooling,
+        pseudo_perplexity=options.pseudo_perplexity,
+        compute_dtype=dtype_name(dtype),
+        dtype=options.output_dtype,
+        device=device_name(device),
+        versions={"virnucpro": __version__, "torch": torch.__version__},
+    )
+    shape = len(options.layers), model.dim
+    return ShardJob(files, options, plan, items, readout, device, dtype, shape, request)
