@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 LOCK_VENV := .cache/lock-venv
 
-.PHONY: run plans test test-faults test-stale test-slurm lint lock clean
+.PHONY: run plans test test-faults test-ways test-stale test-slurm lint lock clean
 
 # Embed the configured samples (as shipped: the example) and say where the results are.
 run: $(READY)
@@ -25,6 +25,10 @@ test: $(READY)
 # The faults of docs/faults.md at many more moments and seeds: a quarter of an hour and more.
 test-faults: $(READY)
 	$(BIN)/pytest -m "long and not gpu"
+
+# The ways in that install everything from the index anew.
+test-ways: $(READY)
+	$(BIN)/pytest -m long tests/workflow/test_ways.py
 
 # Every change, at every step, ended in every way, and the same command again: some hours.
 test-stale: $(READY)
@@ -55,7 +59,7 @@ $(READY): requirements.lock pyproject.toml
 # tag such as +cpu is cut off, so that the same lock installs the build for the machine's devices.
 lock:
 	$(PYTHON) -m venv --clear $(LOCK_VENV)
-	$(LOCK_VENV)/bin/python -m pip install torch==2.13.0 -e '.[workflow,cluster,test,lint]'
+	$(LOCK_VENV)/bin/python -m pip install torch==2.13.0 -e '.[cluster,test,lint]'
 	sed -n '/^#/p' requirements.lock > $(LOCK_VENV)/requirements.lock
 	$(LOCK_VENV)/bin/python -m pip freeze --all --exclude pip --exclude-editable \
 	  | sed -e 's/+[a-z0-9.]*$$//' -e '/^nvidia-/d' -e '/^cuda-/d' -e '/^triton==/d' \

@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from tests.workflow.snakemake_runs import ROOT
-from virnucpro import formats
+from virnucpro import __version__, formats
 from virnucpro.merge.exports import EXPORTS
 from virnucpro.model.config import KNOWN_MODELS
 
@@ -30,6 +30,11 @@ def test_format_numbers_are_those_of_the_package(step):
     assert constant("FORMATS")[step] == getattr(formats, f"{step.upper()}_FORMAT")
 
 
+def test_version_is_that_of_the_package():
+    assert constant("VERSION") == __version__
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 def test_format_numbers_are_complete():
     numbers = {name for name in formats.__all__ if name.endswith("_FORMAT")}
     numbers.remove("STORE_FORMAT")  # of no step
@@ -46,9 +51,13 @@ def test_exports_are_those_of_the_package():
 
 
 def test_the_conda_environment_has_what_the_package_needs():
-    """Names and lower limits are those of pyproject.toml; torch alone is pinned, and fits."""
+    """Names and lower limits are those of pyproject.toml; torch alone is pinned, and fits.
+
+    Snakemake is not there: it calls the rules from its own environment.
+    """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = {re.split("[>=]", text)[0]: text for text in project["dependencies"]}
+    del needed["snakemake"]
     environment = yaml.safe_load((ROOT / "workflow" / "envs" / "virnucpro.yaml").read_text())
     in_conda = {"matplotlib": "matplotlib-base", "torch": "pytorch"}
     offered = {text.split()[0]: text.replace(" ", "") for text in environment["dependencies"]}

@@ -19,7 +19,7 @@ from typing import NoReturn
 import click
 
 from virnucpro import __version__, log
-from virnucpro.cli import budget, embed, merge, model, plan, report, split, store, withdraw
+from virnucpro.cli import budget, embed, merge, model, plan, report, run, split, store, withdraw
 from virnucpro.cli.options import OrderedGroup
 from virnucpro.errors import VirnucproError
 
@@ -38,11 +38,13 @@ logger = logging.getLogger(__name__)
 def cli(verbose: bool, quiet: bool) -> None:
     """Turn FASTA files of viral proteins into ESM-2 embeddings, packed without padding.
 
-    The Snakemake workflow runs these commands in this order; each can be run by hand.
+    `run` does everything. The Snakemake workflow that it calls runs the commands below it in this
+    order; each can be run by hand.
     """
     log.configure(1 if verbose else -1 if quiet else 0)
 
 
+cli.add_command(run.run)
 cli.add_command(split.split)
 cli.add_command(plan.plan)
 cli.add_command(model.model)

@@ -23,6 +23,9 @@ FORMATS = {
     "report": 4,
 }
 
+# The version of the package that these rules call.
+VERSION = "0.1.0"
+
 # The models that have a name, and their layers; virnucpro.model.config knows their shapes.
 NAMED_MODELS = {
     "demo": 6,
@@ -42,16 +45,50 @@ EXPORT_FILES = {
     "fair-esm": ["results/{sample}/fair_esm"],
 }
 
+
+def package_source():
+    """Return what pip installs the package from under `--sdm conda`: what these rules come from.
+
+    A checkout, the tag of a repository that the workflow is deployed from, or, where there is
+    neither, the version in the index.
+    """
+    rules = workflow.current_basedir
+    if hasattr(rules, "host"):  # github(...) and such
+        commit = rules.tag or rules.commit or rules.branch
+        return f"git+https://{rules.host}/{rules.repo}@{commit}"
+    if hasattr(rules, "repo_path"):
+        return f"git+file://{os.path.abspath(rules.repo_path)}@{rules.ref}"
+    checkout = Path(rules.get_path_or_uri(secret_free=True)).parents[1]
+    return (
+        str(checkout)
+        if (checkout / "pyproject.toml").exists()
+        else f"virnucpro=={VERSION}"
+    )
+
+
 os.environ.update(
     # A snakemake that is called by its full path finds the `virnucpro` installed beside it.
     PATH=os.pathsep.join(
         [str(Path(sys.executable).parent), os.getenv("PATH", os.defpath)]
     ),
-    # Where workflow/envs/virnucpro.post-deploy.sh installs the package from, under `--sdm conda`.
-    VIRNUCPRO_SOURCE=workflow.current_basedir.join("../..").get_path_or_uri(
-        secret_free=True
-    ),
+    # For workflow/envs/virnucpro.post-deploy.sh.
+    VIRNUCPRO_SOURCE=os.getenv("VIRNUCPRO_SOURCE") or package_source(),
 )
+
+
+# As a module with a prefix, Snakemake puts it before the paths of rules. Paths in functions and params
+# need it too.
+MODIFIER = workflow.modifier.path_modifier
+
+
+def here(path):
+    """Return a path as it is found from the working directory, in a module with a prefix too."""
+    return MODIFIER.replace_prefix(str(path))
+
+
+def not_ours(path):
+    """Return an input from outside the workflow as one that a module's prefix leaves alone."""
+    return path if here(path) == path else os.path.abspath(path)
 
 
 def read_values(values, schema):

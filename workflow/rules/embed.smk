@@ -31,9 +31,9 @@ rule embed:
         cache_dir=lookup(within=config, dpath="cache_dir"),
         # Not params: with the rerun trigger `params`, another path would be embedded again.
         shard=shard_fasta,
-        weights=MODEL_WEIGHTS,
-        model_receipt=MODEL_RECEIPT,
-        budget=TOKEN_BUDGET,
+        weights=here(MODEL_WEIGHTS),
+        model_receipt=here(MODEL_RECEIPT),
+        budget=here(TOKEN_BUDGET),
     params:
         dtype=option("embed/dtype"),
         readout=readout_options(),

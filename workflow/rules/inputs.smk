@@ -7,13 +7,17 @@ from pathlib import Path
 EARLIER_PLANS = {
     str(path)
     for sample in SAMPLES
-    for path in Path(PLAN.format(sample=sample, shard="")).parent.glob("*.parquet")
+    for path in Path(here(PLAN.format(sample=sample, shard=""))).parent.glob(
+        "*.parquet"
+    )
 }
 
 
 def sample_fastas(wildcards):
     """The FASTA files of a sample, in the order of the sheet."""
-    return SAMPLES[wildcards.sample]
+    if workflow.is_main_process:
+        check_settings()
+    return [not_ours(path) for path in SAMPLES[wildcards.sample]]
 
 
 def split_of(sample):
@@ -40,7 +44,7 @@ def its_split(wildcards):
 def shard_fasta(wildcards):
     """The FASTA file of a shard, whose name stands for its content."""
     split = SPLIT.format(sample=wildcards.sample, split=SPLIT_IDS[wildcards.sample])
-    return f"{split}/shards/{wildcards.shard}.fasta"
+    return here(f"{split}/shards/{wildcards.shard}.fasta")
 
 
 def shards_of(sample):
@@ -67,7 +71,12 @@ def shard_plan(wildcards):
     9.27 forgets the jobs behind a running job whose outputs are there already and `ancient`.
     """
     path = f"{PLAN}.parquet".format(**wildcards)
-    return ancient(path) if path in EARLIER_PLANS else path
+    return ancient(path) if here(path) in EARLIER_PLANS else path
+
+
+def model_sources(wildcards):
+    """The local files that the model is made from."""
+    return [not_ours(path) for path in model_files()]
 
 
 def fetched_model(wildcards):

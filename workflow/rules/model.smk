@@ -1,7 +1,7 @@
 # A checkpoint, so that weights that were removed are fetched again, but nothing is embedded again.
 checkpoint fetch_model:
     input:
-        model_files,
+        model_sources,
     output:
         weights="resources/models/{model}.safetensors",
         receipt="resources/models/{model}.json",

@@ -128,7 +128,7 @@ def read_sealed(path):
 # ---- ids ----------------------------------------------------------------------------------------
 
 
-def model_files(wildcards=None):
+def model_files():
     """The local files that the model is made from; none for a model that has a name."""
     source = Path(config["model"])
     if config["model"] in NAMED_MODELS:
@@ -182,7 +182,8 @@ def name_split(sample):
 
 def split_problem(sample, name):
     """Say what is wrong with a split, or return None for one that is whole or not there."""
-    manifest = Path(f"{SPLIT}/shards/manifest.json".format(sample=sample, split=name))
+    folder = here(SPLIT.format(sample=sample, split=name))
+    manifest = Path(folder, "shards", "manifest.json")
     if not manifest.exists():
         return None
     split = read_sealed(manifest)
@@ -190,7 +191,7 @@ def split_problem(sample, name):
         return f"{manifest} is damaged"
     for shard in split["shards"]:
         fasta = manifest.with_name(f"{shard['name']}.fasta")
-        embedded = f"{EMBEDDINGS}.npy".format(sample=sample, shard=shard["name"])
+        embedded = here(f"{EMBEDDINGS}.npy".format(sample=sample, shard=shard["name"]))
         if not (fasta.exists() or Path(embedded).exists()):
             return f"{fasta} is missing"
     return None
@@ -236,7 +237,7 @@ def superseded():
     """Return the intermediates that no run of the present input and configuration needs."""
     found = []
     for sample in SAMPLES:
-        folder = Path("results", sample)
+        folder = Path(here(f"results/{sample}"))
         for kind, kept in (
             ("split", SPLIT_IDS[sample]),
             ("plan", PLAN_ID),
@@ -247,20 +248,20 @@ def superseded():
             ]
     found += [
         path
-        for path in sorted(Path("resources/models").glob("*"))
+        for path in sorted(Path(here("resources/models")).glob("*"))
         if path.stem != MODEL
     ]
     found += [
         path
-        for path in sorted(Path("resources/token_budget").glob("*"))
-        if str(path) != TOKEN_BUDGET
+        for path in sorted(Path(here("resources/token_budget")).glob("*"))
+        if str(path) != here(TOKEN_BUDGET)
     ]
     return list(map(str, found))
 
 
 def shards_of_earlier_splits(sample):
     """Return plans and embeddings, under the present ids, of shards that a sample has no more."""
-    place = SPLIT.format(sample=sample, split=SPLIT_IDS[sample])
+    place = here(SPLIT.format(sample=sample, split=SPLIT_IDS[sample]))
     split = read_sealed(f"{place}/shards/manifest.json")
     if (
         split is None
@@ -268,7 +269,8 @@ def shards_of_earlier_splits(sample):
         return []
     names = {shard["name"] for shard in split["shards"]}
     folders = {
-        Path(each.format(sample=sample, shard="")).parent for each in (PLAN, EMBEDDINGS)
+        Path(here(each.format(sample=sample, shard=""))).parent
+        for each in (PLAN, EMBEDDINGS)
     }
     return [
         path

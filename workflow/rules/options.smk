@@ -24,6 +24,11 @@ def folder_of(name):
     return folder
 
 
+def results_folder(wildcards):
+    """The folder of all samples' results."""
+    return here("results")
+
+
 def content_options(wildcards):
     """The content that each FASTA file had when the workflow was read, `--sha256=HASH` each."""
     return [f"--sha256={CONTENTS[path]}" for path in SAMPLES[wildcards.sample]]
@@ -93,6 +98,6 @@ def export_outputs():
 def export_options(wildcards):
     """The configured exports as options, `--export=KIND=FILE`."""
     return [
-        f"--export={export}={EXPORT_FILES[export][0].format(sample=wildcards.sample)}"
+        f"--export={export}={here(EXPORT_FILES[export][0].format(sample=wildcards.sample))}"
         for export in config["merge"]["exports"]
     ]

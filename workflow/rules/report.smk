@@ -158,8 +158,9 @@ rule overview:
         runtime=120,
     params:
         samples=list(SAMPLES),
+        results=results_folder,
         report=subpath(output.overview, parent=True),
         format=format_option("report"),
     shell:
-        "virnucpro report overview --results results --report {params.report:q}"
+        "virnucpro report overview --results {params.results:q} --report {params.report:q}"
         " {params.format:q} -- {params.samples:q} 2> {log:q}"

@@ -65,7 +65,7 @@ def overview_id():
 def is_foreign(sample):
     """Whether embeddings.h5ad says of itself that it was made for another request."""
     try:
-        with open(f"results/{sample}/embeddings.h5ad", "rb") as handle:
+        with open(here(f"results/{sample}/embeddings.h5ad"), "rb") as handle:
             return embeddings_id(sample).encode() not in handle.read(H5AD_HEAD)
     except FileNotFoundError:
         return False
@@ -80,8 +80,10 @@ def request_path(kind, scope, name):
     folder were copied over those that were there.
     """
     folder = Path("results", scope, "requests")
-    there = sorted(path.name for path in folder.glob(f"{kind}-{name}*.json"))
-    is_mixed = len(list(folder.glob(f"{kind}-*.json"))) > 1
+    there = sorted(
+        path.name for path in Path(here(folder)).glob(f"{kind}-{name}*.json")
+    )
+    is_mixed = len(list(Path(here(folder)).glob(f"{kind}-*.json"))) > 1
     if is_mixed or (kind == "results" and is_foreign(scope)):
         numbers = ["", *(f"-{number}" for number in range(2, len(there) + 3))]
         names = (f"{kind}-{name}{number}.json" for number in numbers)
@@ -129,7 +131,9 @@ def requested_budget(wildcards):
 
 def earlier_results(wildcards):
     """The results that a request takes the place of, whether they are there or not."""
-    return [path.format(scope=wildcards.scope) for path in RESULTS[wildcards.kind]]
+    return [
+        here(path.format(scope=wildcards.scope)) for path in RESULTS[wildcards.kind]
+    ]
 
 
 def embeddings_option(wildcards):

@@ -19,7 +19,7 @@ def grows_with_attempt(amount):
 
 def measured(name):
     """Return a value of the token budget, or None where it is not measured yet, or damaged."""
-    return (read_sealed(TOKEN_BUDGET) or {}).get(name)
+    return (read_sealed(here(TOKEN_BUDGET)) or {}).get(name)
 
 
 def embed_minutes(wildcards, input, attempt):
@@ -47,7 +47,7 @@ def read_report(path):
 def model_megabytes(wildcards, attempt):
     """Memory of a job with the model, in MB: torch and CUDA, and the weights as they are on the disk
     and in the dtype that is computed in."""
-    return math.ceil(6000 + 2 * file_megabytes(MODEL_WEIGHTS)) * attempt
+    return math.ceil(6000 + 2 * file_megabytes(here(MODEL_WEIGHTS))) * attempt
 
 
 def embed_megabytes(wildcards, input, attempt):

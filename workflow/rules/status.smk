@@ -1,8 +1,10 @@
 """What is said before a run and after it, and what becomes of jobs that failed."""
 
 import json
+import os
 import subprocess
 import sys
+from functools import cache
 from os.path import normpath
 from pathlib import Path
 
@@ -47,10 +49,13 @@ def describe_run():
 
 def describe_sample(sample):
     """Say how far a sample is."""
-    place = SPLIT.format(sample=sample, split=SPLIT_IDS[sample])
+    place = here(SPLIT.format(sample=sample, split=SPLIT_IDS[sample]))
     split = read_sealed(f"{place}/shards/manifest.json")
     earlier = ""
-    if not is_finished(sample) and Path(f"results/{sample}/embeddings.h5ad").exists():
+    if (
+        not is_finished(sample)
+        and Path(here(f"results/{sample}/embeddings.h5ad")).exists()
+    ):
         earlier = "; its embeddings.h5ad is of an earlier input or configuration"
     if split is None:
         return (
@@ -58,7 +63,7 @@ def describe_sample(sample):
         )
     names = [shard["name"] for shard in split["shards"]]
     receipts = (
-        f"{EMBEDDINGS}.json".format(sample=sample, shard=name) for name in names
+        here(f"{EMBEDDINGS}.json".format(sample=sample, shard=name)) for name in names
     )
     done = sum(Path(receipt).exists() for receipt in receipts)
     merged = ", merged" if is_finished(sample) else earlier
@@ -68,20 +73,50 @@ def describe_sample(sample):
 def is_finished(sample):
     """Whether a sample's embeddings.h5ad is there and of the present input and configuration."""
     return (
-        Path(results_request(sample)).exists()
-        and Path(f"results/{sample}/embeddings.h5ad").exists()
+        Path(here(results_request(sample))).exists()
+        and Path(here(f"results/{sample}/embeddings.h5ad")).exists()
     )
 
 
 def check_weights():
     """Refuse what the weights cannot give, where they were converted already."""
-    receipt = read_sealed(MODEL_RECEIPT)
+    receipt = read_sealed(here(MODEL_RECEIPT))
     if receipt is not None:
         check_layers(config["embed"]["layers"], config["model"], receipt["layers"])
         check_head(config["model"], receipt["has_lm_head"])
 
 
 # ---- jobs that failed ---------------------------------------------------------------------------
+
+
+@cache
+def check_settings():
+    """Say what is missing where no profile of the workflow is in use, as in a module.
+
+    It is known when Snakemake asks for the first input; a module has no `onstart` of its own.
+    """
+    scopes, limits = workflow.resource_scopes, workflow.global_resources
+    missing = {}
+    if gpus() and "gpu" not in limits and not scopes.is_local("gpu"):
+        missing["--resources gpu=1"] = (
+            "more jobs than the machine has GPUs wait for one"
+        )
+    if {trigger.item_to_choice() for trigger in workflow.rerun_triggers} - {
+        "mtime",
+        "input",
+    }:
+        missing["--rerun-triggers mtime input"] = (
+            "a newer workflow computes again what it has"
+        )
+    if not workflow.dag_settings.force_incomplete:
+        missing["--rerun-incomplete"] = "a run that was killed does not go on by itself"
+    if missing:
+        reasons = "; ".join(f"{option} ({why})" for option, why in missing.items())
+        logger.warning(
+            f"virnucpro: no profile gives these options: {reasons}. They stand in "
+            "profiles/default of the workflow, which Snakemake reads if a copy is beside your "
+            "Snakefile or where you call it"
+        )
 
 
 def restart_times(job):
@@ -163,6 +198,17 @@ def check_all_is_done():
         )
 
 
+def tell_results():
+    """Say where the results are, once a run has ended well."""
+    finished = [sample for sample in SAMPLES if is_finished(sample)]
+    for sample in finished[:LISTED_SAMPLES]:
+        logger.info(
+            f"virnucpro: {sample}: {os.path.abspath(f'results/{sample}/embeddings.h5ad')}"
+        )
+    if len(finished) > LISTED_SAMPLES:
+        logger.info(f"virnucpro: and {len(finished) - LISTED_SAMPLES} more")
+
+
 def check_targets():
     """Refuse a result as the target that is of an earlier input or configuration.
 
@@ -177,7 +223,7 @@ def check_targets():
             (plans_request(sample), rules.plan_report.output),
         ):
             for path in set(expand(patterns, sample=sample)).intersection(words):
-                if Path(path).exists() and not Path(request).exists():
+                if Path(path).exists() and not Path(here(request)).exists():
                     raise WorkflowError(
                         f"{path} is of an earlier input or configuration: run the workflow"
                         " without a file as the target, and it is made again"
@@ -203,6 +249,7 @@ if workflow.is_main_process:
 
 onsuccess:
     check_all_is_done()
+    tell_results()
 
 
 onerror:

@@ -17,6 +17,7 @@ from virnucpro.merge.exports import EXPORTS
 
 COMMANDS = [
     [],
+    ["run"],
     ["split"],
     ["plan"],
     ["model"],
@@ -68,7 +69,8 @@ def every_command(group=cli, path=()):
     ("path", "command"), list(every_command()), ids=lambda value: str(value)[:40]
 )
 def test_every_option_says_what_it_is_for(path, command):
-    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    parameters = command.get_params(click.Context(command))
+    options = [parameter for parameter in parameters if isinstance(parameter, click.Option)]
     assert [option.name for option in options if not option.help] == []
 
 
@@ -82,7 +84,8 @@ def test_commands_stand_in_the_order_of_the_data(tmp_path):
     assert "..." not in listed, "a summary is too long for its line"
     names = [line.split()[0] for line in listed.splitlines() if line.startswith("  ")]
     assert [name for name in names if name in cli.commands] == [
-        *("split", "plan", "model", "budget", "embed", "withdraw", "merge", "report", "store")
+        *("run", "split", "plan", "model", "budget", "embed", "withdraw", "merge", "report"),
+        "store",
     ]
 
 
