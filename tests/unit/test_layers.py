@@ -20,13 +20,14 @@ SHARED = {
 }
 LAYERS = {
     "sequences": set(),
+    "genes": {"sequences"},
     "plan": {"sequences"},
     "data": {"sequences", "plan"},
     "model": set(),
     "embed": {"sequences", "plan", "data", "model"},
     "merge": {"sequences", "plan"},
     "report": {"sequences", "plan", "merge"},
-    "cli": {"sequences", "plan", "data", "model", "embed", "merge", "report"},
+    "cli": {"sequences", "genes", "plan", "data", "model", "embed", "merge", "report"},
 }
 ALLOWED = {
     **SHARED,
