@@ -53,9 +53,9 @@ def record_of(feature: SeqFeature, contig: Contig, number: int, *, path: str, li
         line: where the CDS begins.
 
     Returns:
-        The record with its gene; where it cannot be embedded, without residues, and with a reason in
-        its findings: ``pseudo``, ``location``, ``no_sequence``, ``genetic_code``, ``codon_start`` or
-        ``invalid_letters``.
+        The record with its gene; where it cannot be embedded, without residues, and with a reason
+        in its findings: ``pseudo``, ``location``, ``no_sequence``, ``genetic_code``,
+        ``codon_start`` or ``invalid_letters``.
     """
     findings, residues, translation = NO_FINDINGS, "", ""
     try:

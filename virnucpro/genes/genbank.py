@@ -1,8 +1,8 @@
 """GenBank flat files as a stream of records: one for each CDS, in the order of the file.
 
 A file is cut into its entries here, and each entry's parts are found by their keywords, so that a
-LOCUS line without room for its name, or an end without "//", harms nothing else. Biopython reads the
-table of features; `virnucpro.genes.cds` makes a record of each CDS.
+LOCUS line without room for its name, or an end without "//", harms nothing else. Biopython reads
+the table of features; `virnucpro.genes.cds` makes a record of each CDS.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _check_end(letters: bytes, size: re.Match[str] | None, head: str, path: str,
     if letters and size and size[1].endswith(str(len(letters))):
         logger.warning("%s, line %d: the last entry ends without '//'", path, line)
         return
-    name = (head.split() + ["", ""])[1]
+    name = [*head.split(), "", ""][1]
     raise InputError(
         f"the file ends inside the entry {name}, which has no '//'",
         path=path,
@@ -159,7 +159,7 @@ def _name_of(head: str, locus: str, size: re.Match[str] | None, bases: int) -> s
         for found in _NAME.finditer(head):
             if found[0].startswith(keyword) and found[1] != ".":
                 return found[1]
-    word = (locus.split() + [""])[1]
+    word = [*locus.split(), ""][1]
     if size and size.start(1) < locus.find(word) + len(word):
         word = word.removesuffix(str(bases)) if bases else word
     return word
@@ -175,10 +175,11 @@ def _cds_of(text: bytes, table: tuple[int, int], line: int, locus: str) -> list[
         locus: its LOCUS line, in a form that Biopython can read.
     """
     starts = [found.start() for found in _FEATURE.finditer(text, *table)]
-    places, parts = [], []
-    for start, end in zip(starts, starts[1:] + [table[1]], strict=True):
+    places, parts, last = [], [], 0
+    for start, end in zip(starts, [*starts[1:], table[1]], strict=True):
         if text.startswith(b"CDS", start + 5) and text[start + 8 : start + 9].isspace():
-            places.append(line + text.count(b"\n", 0, start))
+            line, last = line + text.count(b"\n", last, start), start
+            places.append(line)
             parts.append(text[start:end].decode("utf-8", "replace").rstrip() + "\n")
     features = _parse(parts, locus)
     if features is None:  # one of them cannot be read: each alone, that the others can

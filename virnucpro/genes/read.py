@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
+from virnucpro.genes.genbank import is_genbank, parse_genbank
 from virnucpro.genes.prodigal import with_genes
 from virnucpro.sequences.compression import Digest, name_of, open_blocks
 from virnucpro.sequences.fasta import Record, parse_fasta
@@ -34,11 +35,6 @@ def read_genes(
     Raises:
         InputError: see `read_fasta`, `with_genes` and `parse_genbank`.
     """
-    from virnucpro.genes.genbank import (
-        is_genbank,
-        parse_genbank,
-    )  # Biopython, for those who need it
-
     blocks, name = open_blocks(path, digest=digest), name_of(path)
     start = next(blocks, b"")
     blocks = itertools.chain([start] if start else [], blocks)
