@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from virnucpro.errors import DataError
+from virnucpro.sequences.gene import GENE_SCHEMA
 
 __all__ = ["OBS_COLUMNS", "OPTIONAL_COLUMNS", "REQUEST", "H5adWriter", "ObsBlock", "write_mapping"]
 
@@ -37,12 +38,16 @@ _OBS_DTYPES: dict[str, Any] = {
 #: Columns of `obs` in every file.
 OBS_COLUMNS = ("sample", *(name for name in _OBS_DTYPES if name != "_index"))
 #: Columns of `obs` that only some runs have: in how many windows a sequence was computed, its
-#: pseudo-perplexity, and where its residues start and end in residues.h5.
+#: pseudo-perplexity, where its residues start and end in residues.h5, and its gene.
 OPTIONAL_COLUMNS: dict[str, Any] = {
     "windows": np.int32,
     "pseudo_perplexity": np.float64,
     "residues_start": np.int64,
     "residues_end": np.int64,
+    **{
+        each.name: _STRING if each.type == "string" else np.dtype(each.type.to_pandas_dtype())
+        for each in GENE_SCHEMA
+    },
 }
 REQUEST = "virnucpro-request"
 """Attribute of the root: the id of what the file was made for."""
@@ -65,7 +70,7 @@ class ObsBlock:
     unknown_fraction: npt.NDArray[np.float32]  # [n] residues that are X, B or Z, of all
     key: Sequence[str] | Sequence[bytes]  # hexadecimal; ASCII bytes are written faster
     # Of `OPTIONAL_COLUMNS`, name -> [n]; the writer takes those that its file has.
-    optional: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    optional: dict[str, npt.NDArray[Any] | Sequence[str]] = field(default_factory=dict)
 
     def column(self, name: str) -> Any:
         """Return a column by its name in the file."""

@@ -21,7 +21,7 @@ from virnucpro.merge.ledger import QuarantineRow, count_nul, printable_ids
 from virnucpro.merge.places import Places
 from virnucpro.merge.provenance import DEMO_NOTICE, provenance
 from virnucpro.merge.receipts import ShardReceipt
-from virnucpro.merge.records import RecordBlock, iter_records
+from virnucpro.merge.records import RecordBlock, gene_columns, iter_records
 from virnucpro.merge.shards import Shards
 from virnucpro.progress import Progress
 from virnucpro.sequences.alphabet import KEY_BYTES
@@ -71,7 +71,7 @@ def write_rows(
         DataError: an embedding is not finite, or the records changed.
     """
     receipt, rows = shards.receipts[0], int(np.count_nonzero(~shards.places.quarantined))
-    optional = _optional_columns(shards, residues=residues)
+    optional = [*_optional_columns(shards, residues=residues), *gene_columns(records)]
     writer = H5adWriter(
         path,
         rows=rows,
@@ -175,9 +175,18 @@ def _obs_block(
             "windows": places.windows[chosen],
             "residues_start": places.residues[chosen, 0],
             "residues_end": places.residues[chosen, 1],
+            **{name: _of_rows(column, kept) for name, column in block.genes.items()},
         },
     )
     return obs, chosen
+
+
+def _of_rows(column: Any, rows: npt.NDArray[np.int64]) -> Any:
+    """Return some rows of a column of numbers or of texts."""
+    if isinstance(column, list):
+        texts = printable_ids(column)
+        return [texts[row] for row in rows]
+    return column[rows]
 
 
 def _hexadecimal(keys: npt.NDArray[np.bytes_]) -> list[bytes]:
