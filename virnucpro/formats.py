@@ -20,6 +20,7 @@ __all__ = [
     "BUDGET_FORMAT",
     "EMBED_FORMAT",
     "EXTRA_ARRAYS",
+    "GENES_FORMAT",
     "LIMITED_IDS",
     "MERGE_FORMAT",
     "MODEL_FORMAT",
@@ -37,6 +38,7 @@ __all__ = [
 T = TypeVar("T")
 
 MODEL_FORMAT = 1
+GENES_FORMAT = 1
 SPLIT_FORMAT = 2
 PLAN_FORMAT = 2
 BUDGET_FORMAT = 2

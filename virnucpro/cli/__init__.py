@@ -19,7 +19,7 @@ from typing import NoReturn
 import click
 
 from virnucpro import __version__, log
-from virnucpro.cli import budget, embed, merge, model, plan, report, split, withdraw
+from virnucpro.cli import budget, embed, genes, merge, model, plan, report, split, withdraw
 from virnucpro.cli.options import OrderedGroup
 from virnucpro.errors import VirnucproError
 
@@ -43,6 +43,7 @@ def cli(verbose: bool, quiet: bool) -> None:
     log.configure(1 if verbose else -1 if quiet else 0)
 
 
+cli.add_command(genes.genes)
 cli.add_command(split.split)
 cli.add_command(plan.plan)
 cli.add_command(model.model)

@@ -17,8 +17,8 @@ from virnucpro.sequences.gene import Gene
 __all__ = ["format_header", "parse_header", "with_genes"]
 
 _HEADER = re.compile(
-    r"(?P<contig>\S+)_(?P<gene>[1-9][0-9]*)\s+# (?P<start>[1-9][0-9]*) # (?P<end>[1-9][0-9]*)"
-    r" # (?P<strand>-?1) # (?P<attributes>\S.*)",
+    r"(?P<contig>[^ \t]+)_(?P<gene>[1-9][0-9]*)[ \t]+"
+    r"# (?P<start>[1-9][0-9]*) # (?P<end>[1-9][0-9]*) # (?P<strand>-?1) # (?P<attributes>\S.*)",
     re.ASCII,
 )
 _PARTIAL = re.compile(r"(?:^|;)partial=([01][01])(?:;|$)", re.ASCII)
@@ -52,16 +52,18 @@ def parse_header(header: str) -> Gene | None:
     )
 
 
-def format_header(gene: Gene, attributes: str) -> str:
+def format_header(gene: Gene, contig_number: int, attributes: str) -> str:
     """Write a header line without its ">", as `parse_header` reads it.
 
     Args:
-        gene: its contig's id has no white space.
+        gene: its contig's id has no space and no tab.
+        contig_number: of the contig in its file, from 1.
         attributes: further ones, "name=value;" each.
     """
     return (
         f"{gene.contig}_{gene.gene} # {gene.start} # {gene.end} # {gene.strand} # "
-        f"partial={gene.partial};{attributes}genetic_code={gene.genetic_code}"
+        f"ID={contig_number}_{gene.gene};partial={gene.partial};{attributes}"
+        f"genetic_code={gene.genetic_code}"
     )
 
 

@@ -44,9 +44,9 @@ def test_each_program_is_read(header, gene):
     assert parse_header(header) == gene
 
 
-@given(GENES, st.sampled_from(["", "start_type=ATG;rbs_motif=None;"]))
-def test_what_is_written_is_read(gene, attributes):
-    assert parse_header(format_header(gene, attributes)) == gene
+@given(GENES, st.integers(1), st.sampled_from(["", "start_type=ATG;rbs_motif=None;"]))
+def test_what_is_written_is_read(gene, number, attributes):
+    assert parse_header(format_header(gene, number, attributes)) == gene
 
 
 @pytest.mark.parametrize(
