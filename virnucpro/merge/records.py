@@ -22,6 +22,7 @@ __all__ = [
     "RecordNumbers",
     "gene_columns",
     "iter_id_blocks",
+    "iter_lines",
     "iter_numbers",
     "iter_records",
     "read_keys",
@@ -120,6 +121,14 @@ def iter_records(path: Path, rows: int = _BLOCK) -> Iterator[RecordBlock]:
     for block in _blocks(path, [*columns, *genes], rows):
         found = {name: block.pop(name) for name in genes}
         yield RecordBlock(**block, genes=found)
+
+
+def iter_lines(
+    path: Path,
+) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]]:
+    """Yield blocks of the records' files and lines, in input order."""
+    for block in _blocks(path, ["file", "line"], _MANY_ROWS):
+        yield block["file"], block["line"]
 
 
 def gene_columns(path: Path) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from virnucpro.merge.arrays import all_finite, open_array
 from virnucpro.merge.h5ad import H5adWriter, ObsBlock
 from virnucpro.merge.ledger import QuarantineRow, count_nul, printable_ids
 from virnucpro.merge.places import Places
-from virnucpro.merge.provenance import DEMO_NOTICE, provenance
+from virnucpro.merge.provenance import DEMO_NOTICE
 from virnucpro.merge.receipts import ShardReceipt
 from virnucpro.merge.records import RecordBlock, gene_columns, iter_records
 from virnucpro.merge.shards import Shards
@@ -56,6 +56,7 @@ def write_rows(
     *,
     residues: bool,
     request: str,
+    uns: Mapping[str, Any],
 ) -> RowCounts:
     """Write embeddings.h5ad: a row for each record that has an embedding.
 
@@ -66,6 +67,7 @@ def write_rows(
         records: records.parquet.
         residues: whether to say where each record's residues are in residues.h5.
         request: the id that the file is to carry.
+        uns: provenance.
 
     Raises:
         DataError: an embedding is not finite, or the records changed.
@@ -79,7 +81,7 @@ def write_rows(
         dtype=receipt.dtype,
         layers=receipt.layers,
         sample=manifest.sample,
-        uns={"virnucpro": provenance(manifest, shards)},
+        uns={"virnucpro": uns},
         optional=optional,
         request=request,
     )
