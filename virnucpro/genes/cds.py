@@ -7,11 +7,12 @@ compared, unless the entry says that they differ (``/exception``).
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import Any
 
-from Bio.Data.CodonTable import TranslationError, unambiguous_dna_by_id
+from Bio.Data.CodonTable import CodonTable, TranslationError, unambiguous_dna_by_id
 from Bio.Data.IUPACData import protein_letters_3to1_extended
 from Bio.Seq import Seq, translate
 from Bio.SeqFeature import AfterPosition, BeforePosition, SeqFeature, UnknownPosition
@@ -31,7 +32,7 @@ class Contig:
     """The nucleotides that features are on."""
 
     id: str
-    bases: str  # upper case; empty where the entry has none
+    bases: Seq  # upper case; empty where the entry has none
 
 
 class _RefusedError(Exception):
@@ -139,10 +140,11 @@ def _protein(feature: SeqFeature, contig: Contig) -> tuple[str, str]:
 
 def _agree(given: str, made: str) -> bool:
     """Whether two translations are the same, but for residues that one of them leaves open."""
-    return len(given.rstrip("*")) == len(made) and all(
-        left == right or left == "X" or right in _OPEN
-        for left, right in zip(given, made, strict=False)
-    )
+    given = given.rstrip("*")
+    if given == made or len(given) != len(made):
+        return given == made
+    pairs = zip(given, made, strict=True)
+    return all(left == right or left == "X" or right in _OPEN for left, right in pairs)
 
 
 def _translated(feature: SeqFeature, contig: Contig) -> list[str]:
@@ -166,10 +168,9 @@ def _translated(feature: SeqFeature, contig: Contig) -> list[str]:
     if frame not in ("1", "2", "3"):
         raise _RefusedError("codon_start", f"codon_start is {frame!r}, not 1, 2 or 3")
     coding = bases[int(frame) - 1 :]
-    try:
-        whole = translate(coding + "N" * (-len(coding) % 3), table=number)
-    except TranslationError as error:
-        raise _RefusedError("invalid_letters", str(error)) from error
+    whole = _read_codons(coding + "N" * (-len(coding) % 3), table)
+    if len(coding) % 3 == 0 and coding[-3:] in table.stop_codons:
+        whole = whole[:-1] + "*"  # in some tables a stop inside a gene is a residue
     whole = _with_exceptions(whole, feature, int(frame))
     if len(coding) % 3:
         whole = whole.removesuffix("X")
@@ -178,6 +179,25 @@ def _translated(feature: SeqFeature, contig: Contig) -> list[str]:
         plain = [f"M{whole[1:]}", whole]
     found = [each.removesuffix("*") for each in plain]
     return found + ([found[0][:-1]] if len(coding) % 3 else [])
+
+
+def _read_codons(coding: str, table: CodonTable) -> str:
+    """Translate whole codons, stops as ``*``."""
+    codons = _codons(table)
+    try:
+        return "".join([codons[coding[i : i + 3]] for i in range(0, len(coding), 3)])
+    except KeyError:  # letters that stand for several bases: Biopython knows what follows
+        pass
+    try:
+        return str(translate(coding, table=table.id))
+    except TranslationError as error:
+        raise _RefusedError("invalid_letters", str(error)) from error
+
+
+@functools.cache
+def _codons(table: CodonTable) -> dict[str, str]:
+    """Return the residue of each of the 64 codons."""
+    return {**dict.fromkeys(table.stop_codons, "*"), **table.forward_table}
 
 
 def _bases(feature: SeqFeature, contig: Contig) -> str:
@@ -192,7 +212,7 @@ def _bases(feature: SeqFeature, contig: Contig) -> str:
     ends = [each for part in location.parts for each in (part.start, part.end)]
     if any(isinstance(each, UnknownPosition) for each in ends) or max(ends) > len(contig.bases):
         raise _RefusedError("location", f"{location} is not on the {len(contig.bases)} bases")
-    return str(location.extract(Seq(contig.bases)))
+    return str(location.extract(contig.bases))
 
 
 def _lacks_start(feature: SeqFeature) -> bool:

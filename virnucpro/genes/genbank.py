@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from Bio import SeqIO
+from Bio.Seq import Seq
 from Bio.SeqFeature import SeqFeature
 
 from virnucpro.errors import InputError
@@ -135,7 +136,7 @@ def _read_entry(text: bytes, path: str, line: int, *, is_whole: bool) -> _Entry:
     topology = "circular" if " circular " in locus else "linear"
     own = f"LOCUS       {'entry':<16} {length:>11} bp    DNA     {topology:<8} UNK 01-JAN-1980\n"
     features = _cds_of(text, parts.get(b"FEATURES", (0, 0)), line, own)
-    return _Entry(Contig(name, letters.decode("ascii", "replace")), features)
+    return _Entry(Contig(name, Seq(letters)), features)
 
 
 def _check_end(letters: bytes, size: re.Match[str] | None, head: str, path: str, line: int) -> None:

@@ -121,6 +121,12 @@ def test_ribosomal_slippage_reads_a_base_twice():
     assert (record.gene.start, record.gene.end) == (1, 89)
 
 
+def test_a_stop_that_codes_inside_a_gene_still_ends_it():
+    bases = GENE[:30] + "TGA" + GENE[33:-3] + "TGA"
+    record = only(entry(bases, cds("1..90", "transl_table=27")))
+    assert record.residues.decode() == PROTEIN[:10] + "W" + PROTEIN[11:]
+
+
 def test_trans_splicing_has_the_strand_of_its_first_part():
     bases = GENE[:45] + "CC" + BACKWARDS[:45]
     gene = only(entry(bases, cds("join(1..45,complement(48..92))", "trans_splicing"))).gene
