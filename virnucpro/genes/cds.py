@@ -56,7 +56,7 @@ def record_of(feature: SeqFeature, contig: Contig, number: int, *, path: str, li
     Returns:
         The record with its gene; where it cannot be embedded, without residues, and with a reason
         in its findings: ``pseudo``, ``location``, ``no_sequence``, ``genetic_code``,
-        ``codon_start`` or ``invalid_letters``.
+        ``codon_start``, ``invalid_letters`` or ``empty``.
     """
     findings, residues, translation = NO_FINDINGS, "", ""
     try:
@@ -131,6 +131,8 @@ def _protein(feature: SeqFeature, contig: Contig) -> tuple[str, str]:
         if not given:
             raise
         return given, "given"
+    if not given and not made[0]:
+        raise _RefusedError("empty", f"no codon but a stop at {feature.location}")
     if not given:
         return made[0], "made"
     if "exception" in qualifiers or any(_agree(given, each) for each in made):

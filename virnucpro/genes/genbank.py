@@ -31,6 +31,7 @@ _END = re.compile(rb"^//[ \t\r]*\n", re.MULTILINE)
 _LONGEST_END = 80  # bytes in which a "//" with white space behind it is recognised
 _KEYWORD = re.compile(rb"^([A-Z]+|//).*\n?", re.MULTILINE)
 _FEATURE = re.compile(rb"^     (?=\S)", re.MULTILINE)
+_CDS = re.compile(rb"^     CDS(?=\s)", re.MULTILINE)
 _NAME = re.compile(r"^(?:VERSION|ACCESSION)[ \t]+(\S+)", re.MULTILINE)
 _SIZE = re.compile(r"(\d+)\s+(bp|aa|rc)\b")
 _NO_LETTERS = b"0123456789 \t\r\n/"
@@ -135,6 +136,7 @@ def _read_entry(text: bytes, path: str, line: int, *, is_whole: bool) -> _Entry:
     length = len(letters) or int(size[1] if size else 0)
     topology = "circular" if " circular " in locus else "linear"
     own = f"LOCUS       {'entry':<16} {length:>11} bp    DNA     {topology:<8} UNK 01-JAN-1980\n"
+    _check_table(text, parts.get(b"FEATURES", (0, 0)), path, line)
     features = _cds_of(text, parts.get(b"FEATURES", (0, 0)), line, own)
     return _Entry(Contig(name, Seq(letters)), features)
 
@@ -152,6 +154,18 @@ def _check_end(letters: bytes, size: re.Match[str] | None, head: str, path: str,
         line=line,
         hint="the file is not complete: copy or download it again",
     )
+
+
+def _check_table(text: bytes, table: tuple[int, int], path: str, line: int) -> None:
+    """Refuse an entry with a CDS outside its table of features: a line of it was lost."""
+    for found in _CDS.finditer(text):
+        if not table[0] <= found.start() < table[1]:
+            raise InputError(
+                "has a CDS that is not in a table of features, below a line 'FEATURES'",
+                path=path,
+                line=line + text.count(b"\n", 0, found.start()),
+                hint="the file is damaged: copy or download it again",
+            )
 
 
 def _name_of(head: str, locus: str, size: re.Match[str] | None, bases: int) -> str:
@@ -177,8 +191,8 @@ def _cds_of(text: bytes, table: tuple[int, int], line: int, locus: str) -> list[
     """
     starts = [found.start() for found in _FEATURE.finditer(text, *table)]
     places, parts, last = [], [], 0
-    for start, end in zip(starts, [*starts[1:], table[1]], strict=True):
-        if text.startswith(b"CDS", start + 5) and text[start + 8 : start + 9].isspace():
+    for start, end in zip(starts, [*starts, table[1]][1:], strict=True):
+        if _CDS.match(text, start):
             line, last = line + text.count(b"\n", last, start), start
             places.append(line)
             parts.append(text[start:end].decode("utf-8", "replace").rstrip() + "\n")

@@ -324,3 +324,47 @@ def test_files_that_biopython_writes_are_read_gene_by_gene(tmp_path: Path):
     assert found == expected
     assert not [each for each in read_genes(path) if each.gene.translation == "differs"]
     assert len(re.findall("^     CDS ", path.read_text(), re.MULTILINE)) == len(found)
+
+
+ODD_LOCATIONS = [
+    *("?..90", "1..?", "(1.5)..90", "one-of(1,4)..90", "30^31", "order(1..45,46..90)", "bond(1,2)"),
+    *("join(1..45,complement(AB.1:1..4))", "<1", "7", "complement(<1..>90)", "1..>200", "gap(5)"),
+    *("join(1..45)", "join()", "", "complement(join(1..45,46..90)", "90..1", "0..90", "-5..90"),
+    *("complement(AB.1:1..90)", "join(<1..45,50..>90)", "1.90", "1..90..100", "1 .. 90", "é"),
+]
+
+
+@pytest.mark.parametrize("translation", [(), ('translation="MKT"',)], ids=["without", "with"])
+@pytest.mark.parametrize("topology", ["linear", "circular"])
+def test_whatever_a_location_is_each_cds_comes_once_or_is_named(translation, topology):
+    features = [cds(place, *translation) for place in ODD_LOCATIONS]
+    records = read(entry(GENE, cds("1..90"), *features, cds("1..90"), topology=topology))
+    assert [record.id for record in records] == [f"c_{i + 1}" for i in range(len(features) + 2)]
+    assert [records[0].residues, records[-1].residues] == [PROTEIN.encode()] * 2
+    for record in records:
+        assert bool(record.residues) != bool(record.findings.reason), record
+        assert record.gene.strand in (1, -1)
+
+
+@given(st.data())
+def test_any_damage_is_refused_or_accounted_for(data):
+    features = [cds("1..90", "product=x"), cds("join(1..45,46..90)", f'translation="{PROTEIN}"')]
+    text = "".join(entry(GENE, *features, name=f"c{number}", version=".") for number in range(3))
+    lines = text.splitlines(keepends=True)
+    for _ in range(data.draw(st.integers(1, 4))):
+        index = data.draw(st.integers(0, len(lines) - 1))
+        damage = data.draw(st.sampled_from(["drop", "double", "cut", "letter"]))
+        column = data.draw(st.integers(0, len(lines[index])))
+        lines[index] = {
+            "drop": "",
+            "double": lines[index] * 2,
+            "cut": lines[index][:column] + "\n",
+            "letter": lines[index][:column] + data.draw(st.characters()) + lines[index][column:],
+        }[damage]
+    try:
+        records = list(parse_genbank(["".join(lines).encode("utf-8", "replace")], "a"))
+    except InputError:
+        return
+    for record in records:
+        assert record.residues or record.findings.reason
+    assert [record.line for record in records] == sorted({record.line for record in records})
