@@ -21,6 +21,7 @@ __all__ = [
     "EMBED_FORMAT",
     "ENGINE_VERSION",
     "EXTRA_ARRAYS",
+    "GENES_FORMAT",
     "LIMITED_IDS",
     "MERGE_FORMAT",
     "MODEL_FORMAT",
@@ -39,6 +40,7 @@ __all__ = [
 T = TypeVar("T")
 
 MODEL_FORMAT = 1
+GENES_FORMAT = 1
 SPLIT_FORMAT = 3
 PLAN_FORMAT = 2
 BUDGET_FORMAT = 2

@@ -108,8 +108,11 @@ CHANGES: dict[str, Callable[[Folder], None]] = {
     "plan": keys(plan={"token_budget": 2048}),
     "windows": keys(plan={"long_sequences": "window"}),
     "more_exports": keys(merge={"exports": ["npy", "parquet", "fair-esm"]}),
-    "store": keys(store={"paths": ["store"]}),
+    "store": keys(store=["store"]),
     "no_exports": keys(merge={"exports": []}),
+    "contigs": keys(input_type="contigs"),
+    "contig_bases": keys(input_type="contigs", genes={"max_contig_bases": 5000}),
+    "contig_means": keys(input_type="contigs", merge={"contigs": "mean"}),
     "duplicate_ids": keys(duplicate_ids="suffix"),
     "max_record_residues": keys(split={"max_record_residues": 5000}),
 }

@@ -125,7 +125,7 @@ class Folder:
 
 def is_result(place: Path) -> bool:
     """Whether a file of a sample's folder is a result, and not what it was made of."""
-    return place.parts[0] not in {"split", "shards", "plan", "embeddings", "requests"}
+    return place.parts[0] not in {"genes", "split", "shards", "plan", "embeddings", "requests"}
 
 
 def make_folder(path: Path, snakefile: Path, *, samples: int, shards: int) -> Folder:

@@ -131,10 +131,25 @@ def read_records(paths: list[str], duplicate_ids: str) -> list[tuple[str, str]]:
     return list(records.items())
 
 
-def split(job: Job) -> None:
-    for path, expected in zip(job.words, job.options["sha256"], strict=True):
+def genes(job: Job) -> None:
+    made = sha(job.matter("max-contig-bases"))[:9].upper()
+    prefix, text = job["output"], content(job.words[0])
+    check_content(job)
+    note("finds", job, sha(text, made))
+    files = {f"{prefix}.faa.gz": "".join(f"{line}\n" for line in text.splitlines())}
+    files |= {f"{prefix}.gff.gz": made, f"{prefix}.contigs.parquet": sha(text, made)}
+    write(job, files, {f"{prefix}.json": {"made": sha(text, made), "path": job.words[0]}})
+
+
+def check_content(job: Job) -> None:
+    for path, expected in zip(job.words, job.options.get("sha256", []), strict=True):
         if hashlib.sha256(Path(path).read_bytes()).hexdigest() != expected:
             raise OSError(f"{path} changed meanwhile")
+
+
+def split(job: Job) -> None:
+    if "sha256" in job.options:
+        check_content(job)
     records = read_records(job.words, job["duplicate-ids"])
     number = 1 if int(job["shard-tokens"]) > 1000 else 4
     shards: list[list[str]] = [[] for _ in range(number)]
@@ -190,6 +205,9 @@ def merge(job: Job) -> None:
     }
     for path in job.options.get("residues", []):
         files[path] = made
+    found = [content(f"{prefix}.json") for prefix in job.options.get("genes", [])]
+    for path in [*job.options.get("contigs", []), *job.options.get("contig-means", [])]:
+        files[path] = sha(path, made, found)
     for export in job.options.get("export", []):
         kind, _, path = export.partition("=")
         files[f"{path}/ids.tsv" if kind == "fair-esm" else path] = sha(kind, made)
@@ -230,6 +248,7 @@ def withdraw_results(job: Job) -> None:
 STEPS = {
     "model fetch": model_fetch,
     "budget": budget,
+    "genes": genes,
     "split": split,
     "plan": plan,
     "embed": embed,

@@ -26,7 +26,7 @@ from tests.stale.folders import Folder, make_folder, own_workflow
 pytestmark = pytest.mark.workflow
 
 ENDS = ("exit 1", "exit 2", "SIGTERM", "SIGINT", "SIGKILL")
-STEPS = ("model", "budget", "split", "plan", "embed", "withdraw", "merge", "report")
+STEPS = ("model", "budget", "genes", "split", "plan", "embed", "withdraw", "merge", "report")
 MOMENTS = ("before", "middle", "after")
 SAMPLES, SHARDS = (1, 2), (1, 4)
 TABLE = list(itertools.product(CHANGES, STEPS, ENDS, SAMPLES, SHARDS))

@@ -25,7 +25,9 @@ def constant(name: str) -> object:
     raise AssertionError(f"config.smk has no {name}")
 
 
-@pytest.mark.parametrize("step", ["model", "split", "plan", "budget", "embed", "merge", "report"])
+@pytest.mark.parametrize(
+    "step", ["model", "genes", "split", "plan", "budget", "embed", "merge", "report"]
+)
 def test_format_numbers_are_those_of_the_package(step):
     assert constant("FORMATS")[step] == getattr(formats, f"{step.upper()}_FORMAT")
 
@@ -50,6 +52,22 @@ def test_exports_are_those_of_the_package():
     assert set(constant("EXPORT_FILES")) == set(EXPORTS)
 
 
+def in_environment(name: str) -> list[str]:
+    """Give the lines of a conda environment."""
+    path = ROOT / "workflow" / "envs" / f"{name}.yaml"
+    return yaml.safe_load(path.read_text())["dependencies"]
+
+
+def test_the_environment_of_contigs_is_the_other_with_what_finds_genes():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (needed,) = project["optional-dependencies"]["contigs"]
+    further = set(in_environment("contigs")) - set(in_environment("virnucpro"))
+    assert [text.replace(" ", "") for text in further] == [needed]
+    assert set(in_environment("virnucpro")) <= set(in_environment("contigs"))
+    scripts = [ROOT / "workflow" / "envs" / f"{n}.post-deploy.sh" for n in ("contigs", "virnucpro")]
+    assert scripts[0].read_bytes() == scripts[1].read_bytes()
+
+
 def test_the_conda_environment_has_what_the_package_needs():
     """Names and lower limits are those of pyproject.toml; torch alone is pinned, and fits.
 
@@ -58,9 +76,8 @@ def test_the_conda_environment_has_what_the_package_needs():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = {re.split("[>=]", text)[0]: text for text in project["dependencies"]}
     del needed["snakemake"]
-    environment = yaml.safe_load((ROOT / "workflow" / "envs" / "virnucpro.yaml").read_text())
     in_conda = {"matplotlib": "matplotlib-base", "torch": "pytorch"}
-    offered = {text.split()[0]: text.replace(" ", "") for text in environment["dependencies"]}
+    offered = {text.split()[0]: text.replace(" ", "") for text in in_environment("virnucpro")}
     assert set(offered) == {in_conda.get(name, name) for name in needed} | {"pip", "python"}
     for name, text in needed.items():
         if name == "torch":

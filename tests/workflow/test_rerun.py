@@ -56,6 +56,7 @@ CONFIG_CHANGES = {
     "embed.pseudo_perplexity": ("embed: {pseudo_perplexity: one-pass}", MEASURED),
     "embed.output_dtype": ("embed: {output_dtype: float32}", MEASURED),
     "merge.exports": ("merge: {exports: [npy, uniprot-h5]}", AFTER_MERGE),
+    "genes.max_contig_bases": ("genes: {max_contig_bases: 99}", set()),  # without contigs
     "cache_dir": ("cache_dir: elsewhere", set()),
 }
 

@@ -19,7 +19,19 @@ from typing import NoReturn
 import click
 
 from virnucpro import __version__, log
-from virnucpro.cli import budget, embed, merge, model, plan, report, run, split, store, withdraw
+from virnucpro.cli import (
+    budget,
+    embed,
+    genes,
+    merge,
+    model,
+    plan,
+    report,
+    run,
+    split,
+    store,
+    withdraw,
+)
 from virnucpro.cli.options import OrderedGroup
 from virnucpro.errors import VirnucproError
 
@@ -45,6 +57,7 @@ def cli(verbose: bool, quiet: bool) -> None:
 
 
 cli.add_command(run.run)
+cli.add_command(genes.genes)
 cli.add_command(split.split)
 cli.add_command(plan.plan)
 cli.add_command(model.model)

@@ -57,6 +57,19 @@ def _exports(
     metavar="FORMAT=FILE",
     help="Also write parquet, npy, uniprot-h5 or fair-esm; may be given several times.",
 )
+@click.option(
+    "--genes",
+    multiple=True,
+    type=FILE,
+    metavar="PREFIX",
+    help="What `genes` wrote for each input of `split`, in their order.",
+)
+@click.option("--contigs", type=FILE, help="Table of all contigs to write (TSV); needs --genes.")
+@click.option(
+    "--contig-means",
+    type=FILE,
+    help="AnnData file of the mean over each contig's genes to write; needs --genes.",
+)
 @format_option("merged embeddings", formats.MERGE_FORMAT)
 @step("merge", "read", "embedded", "quarantined", "truncated", "normalised")
 def merge(**options: Any) -> Any:

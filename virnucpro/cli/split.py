@@ -48,10 +48,11 @@ __all__ = ["split"]
 )
 @click.option(
     "--input-type",
-    type=click.Choice(["protein", "any"]),
+    type=click.Choice(["protein", "any", "genes"]),
     default="protein",
     show_default=True,
-    help="`protein` refuses what looks like nucleotides; `any` takes all letters as residues.",
+    help="`protein` refuses what looks like nucleotides; `any` takes all letters as residues; "
+    "`genes` are GenBank files, or proteins with the headers of Prodigal.",
 )
 @click.option(
     "--ids",
@@ -105,6 +106,10 @@ def split(
     from virnucpro.sequences.manifest import SplitParameters
     from virnucpro.sequences.split import split as split_fasta
 
+    if options["input_type"] == "genes":
+        from virnucpro.genes.read import read_genes as reader
+    else:
+        from virnucpro.sequences.fasta import read_fasta as reader
     return split_fasta(
         fasta,
         sample=sample,
@@ -112,4 +117,5 @@ def split(
         records=records,
         parameters=SplitParameters(exports=list(exports), **options),
         sha256=sha256,
+        reader=reader,
     )

@@ -12,45 +12,70 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
 from virnucpro.errors import DataError
+from virnucpro.sequences.gene import GENE_SCHEMA
 
-__all__ = ["OBS_COLUMNS", "OPTIONAL_COLUMNS", "REQUEST", "H5adWriter", "ObsBlock", "write_mapping"]
+__all__ = [
+    "OBS_COLUMNS",
+    "OPTIONAL_COLUMNS",
+    "REQUEST",
+    "STRING",
+    "H5adWriter",
+    "ObsBlock",
+    "write_mapping",
+]
 
-_STRING = h5py.string_dtype("utf-8")
+STRING = h5py.string_dtype("utf-8")
 _OBS_DTYPES: dict[str, Any] = {
-    "_index": _STRING,
-    "description": _STRING,
+    "_index": STRING,
+    "description": STRING,
     "length": np.int32,
     "tokens": np.int32,
     "truncated": np.bool_,
     "normalised": np.bool_,
     "replaced": np.int32,
     "unknown_fraction": np.float32,
-    "key": _STRING,
+    "key": STRING,
 }
 #: Columns of `obs` in every file.
 OBS_COLUMNS = ("sample", *(name for name in _OBS_DTYPES if name != "_index"))
 #: Columns of `obs` that only some runs have: in how many windows a sequence was computed, its
-#: pseudo-perplexity, where its residues start and end in residues.h5, and whether its vector was
-#: taken from a store in which another kind of device, or other tokens per step, had computed it.
+#: pseudo-perplexity, where its residues start and end in residues.h5, whether its vector was taken
+#: from a store in which another kind of device, or other tokens per step, had computed it, and its
+#: gene.
 OPTIONAL_COLUMNS: dict[str, Any] = {
     "windows": np.int32,
     "pseudo_perplexity": np.float64,
     "residues_start": np.int64,
     "residues_end": np.int64,
     "from_close_request": np.bool_,
+    **{
+        each.name: STRING if each.type == "string" else np.dtype(each.type.to_pandas_dtype())
+        for each in GENE_SCHEMA
+    },
 }
 REQUEST = "virnucpro-request"
 """Attribute of the root: the id of what the file was made for."""
 
 _TURN = 8192  # rows
 _EMPTY_GROUPS = ("obsm", "obsp", "varm", "varp")
+
+
+class Block(Protocol):
+    """Some rows of `obs`."""
+
+    @property
+    def id(self) -> Sequence[str]:
+        """Names of the rows."""
+
+    def column(self, name: str) -> Any:
+        """Return a column by its name in the file."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +92,7 @@ class ObsBlock:
     unknown_fraction: npt.NDArray[np.float32]  # [n] residues that are X, B or Z, of all
     key: Sequence[str] | Sequence[bytes]  # hexadecimal; ASCII bytes are written faster
     # Of `OPTIONAL_COLUMNS`, name -> [n]; the writer takes those that its file has.
-    optional: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    optional: dict[str, npt.NDArray[Any] | Sequence[str]] = field(default_factory=dict)
 
     def column(self, name: str) -> Any:
         """Return a column by its name in the file."""
@@ -86,7 +111,8 @@ class H5adWriter:
         dtype: float32 or float16.
         layers: model layers, 1-based; the first becomes X, others ``layers/layer_{i}``.
         sample: the sample's name, a column of `obs`.
-        optional: the columns of `obs` beside `OBS_COLUMNS`, of `OPTIONAL_COLUMNS`.
+        optional: further columns of `obs`, of `OPTIONAL_COLUMNS`.
+        columns: name -> type of the other columns and of the index; as left out, `OBS_COLUMNS`.
         uns: provenance, see `write_mapping`.
         request: the id of what the file was made for, the root's attribute `REQUEST`; written
             first, so that it is found within the first bytes without reading HDF5.
@@ -103,6 +129,7 @@ class H5adWriter:
         sample: str,
         uns: Mapping[str, Any],
         optional: Sequence[str] = (),
+        columns: Mapping[str, Any] = _OBS_DTYPES,
         request: str = "",
     ) -> None:
         self.rows = rows
@@ -116,14 +143,14 @@ class H5adWriter:
         group = _group(self._file, "layers", "dict", "0.1.0")
         for layer in layers[1:]:
             self._matrices.append(_array(group, f"layer_{layer}", (rows, dim), dtype))
-        self._columns = (*_OBS_DTYPES, *optional)
-        self._obs = _write_obs(self._file, rows, sample, optional)
+        self._columns = {**columns, **{name: OPTIONAL_COLUMNS[name] for name in optional}}
+        self._obs = _write_obs(self._file, rows, sample, self._columns)
         _write_var(self._file, dim)
         for name in _EMPTY_GROUPS:
             _group(self._file, name, "dict", "0.1.0")
         write_mapping(self._file, "uns", uns)
 
-    def write(self, block: ObsBlock, embeddings: npt.NDArray[np.floating[Any]]) -> None:
+    def write(self, block: Block, embeddings: npt.NDArray[np.floating[Any]]) -> None:
         """Append some rows.
 
         Args:
@@ -171,7 +198,7 @@ def write_mapping(parent: h5py.Group, name: str, mapping: Mapping[str, Any]) -> 
         if isinstance(value, Mapping):
             write_mapping(group, key, value)
         elif isinstance(value, str):
-            _encode(_dataset(group, key, data=value, dtype=_STRING), "string", "0.2.0")
+            _encode(_dataset(group, key, data=value, dtype=STRING), "string", "0.2.0")
         elif isinstance(value, bool | int | float):
             _encode(_dataset(group, key, data=value), "numeric-scalar", "0.2.0")
         elif value is not None and all(isinstance(item, str) for item in value):
@@ -180,10 +207,10 @@ def write_mapping(parent: h5py.Group, name: str, mapping: Mapping[str, Any]) -> 
             _encode(_dataset(group, key, data=np.asarray(value)), "array", "0.2.0")
 
 
-def _write_obs(file: h5py.File, rows: int, sample: str, optional: Sequence[str]) -> h5py.Group:
-    obs = _dataframe(file, "obs", (*OBS_COLUMNS, *optional))
-    for name, dtype in (_OBS_DTYPES | {name: OPTIONAL_COLUMNS[name] for name in optional}).items():
-        if dtype is _STRING:
+def _write_obs(file: h5py.File, rows: int, sample: str, columns: Mapping[str, Any]) -> h5py.Group:
+    obs = _dataframe(file, "obs", ("sample", *(name for name in columns if name != "_index")))
+    for name, dtype in columns.items():
+        if dtype is STRING:
             _strings(obs, name, (rows,))
         else:
             _array(obs, name, (rows,), dtype)
@@ -214,7 +241,7 @@ def _group(parent: h5py.Group, name: str, kind: str, version: str) -> h5py.Group
 def _dataframe(parent: h5py.Group, name: str, columns: Sequence[str]) -> h5py.Group:
     group = _group(parent, name, "dataframe", "0.2.0")
     group.attrs["_index"] = "_index"
-    group.attrs.create("column-order", np.array(columns, dtype=object), dtype=_STRING)
+    group.attrs.create("column-order", np.array(columns, dtype=object), dtype=STRING)
     return group
 
 
@@ -231,6 +258,6 @@ def _array(
 
 
 def _strings(parent: h5py.Group, name: str, shape: tuple[int, ...]) -> h5py.Dataset:
-    dataset = _dataset(parent, name, shape=shape, dtype=_STRING)
+    dataset = _dataset(parent, name, shape=shape, dtype=STRING)
     _encode(dataset, "string-array", "0.2.0")
     return dataset

@@ -10,6 +10,7 @@ from typing import Any
 from virnucpro import __version__
 from virnucpro.embed.receipt import ShardReceipt
 from virnucpro.formats import MERGE_FORMAT
+from virnucpro.genes.receipt import GenesReceipt
 from virnucpro.merge.agreement import check_agreement
 from virnucpro.merge.shards import Shards
 from virnucpro.sequences.manifest import Manifest
@@ -22,8 +23,15 @@ DEMO_NOTICE = (
 )
 
 
-def provenance(manifest: Manifest, shards: Shards) -> dict[str, Any]:
+def provenance(
+    manifest: Manifest, shards: Shards, genes: Sequence[GenesReceipt] = ()
+) -> dict[str, Any]:
     """Describe a sample's inputs, plans, model and device, without times and folders.
+
+    Args:
+        manifest: of `split`.
+        shards: verified.
+        genes: receipts of the files whose contigs the records were found on.
 
     Returns:
         A nested mapping of strings, numbers and lists of them, as it stands in the file.
@@ -43,6 +51,7 @@ def provenance(manifest: Manifest, shards: Shards) -> dict[str, Any]:
             "sha256": [file.sha256 for file in manifest.inputs],
             "records": [file.records for file in manifest.inputs],
         },
+        **({"contigs": _found(genes)} if genes else {}),
         "split": manifest.parameters,
         "records": asdict(manifest.records),
         "plan": {**shards.parameters.as_json(), "hash": shards.plans_hash},
@@ -67,6 +76,18 @@ def _request(receipts: Sequence[ShardReceipt]) -> str | None:
     if first is None or any(receipt.request != first for receipt in receipts):
         return None
     return json.dumps(asdict(first), sort_keys=True)
+
+
+def _found(receipts: Sequence[GenesReceipt]) -> dict[str, Any]:
+    """Describe the contigs' files, and what found their genes."""
+    return {
+        "file": [receipt.input.name for receipt in receipts],
+        "sha256": [receipt.input.sha256 for receipt in receipts],
+        "contigs": [receipt.input.records for receipt in receipts],
+        "genes": [receipt.genes for receipt in receipts],
+        "parameters": asdict(receipts[0].parameters),
+        "programs": [_text(receipt.programs) for receipt in receipts],
+    }
 
 
 def _text(versions: dict[str, str]) -> str:

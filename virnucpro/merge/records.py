@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from virnucpro.errors import DataError
+from virnucpro.sequences.gene import GENE_SCHEMA
 from virnucpro.sequences.outputs import RECORDS_SCHEMA
 
 __all__ = [
     "RecordBlock",
     "RecordKeys",
     "RecordNumbers",
+    "gene_columns",
     "iter_id_blocks",
+    "iter_lines",
     "iter_numbers",
     "iter_records",
     "read_keys",
@@ -43,6 +46,7 @@ class RecordBlock:
     normalised: npt.NDArray[np.bool_]  # [n] whether normalising changed the record
     file: npt.NDArray[np.int32]  # [n] numbers of the input files
     line: npt.NDArray[np.int64]  # [n] lines of the headers
+    genes: dict[str, Any] = field(default_factory=dict)  # columns of `GENE_SCHEMA` that there are
 
 
 @dataclass(frozen=True)
@@ -113,8 +117,24 @@ def iter_numbers(path: Path) -> Iterator[RecordNumbers]:
 
 def iter_records(path: Path, rows: int = _BLOCK) -> Iterator[RecordBlock]:
     """Yield blocks of at most `rows` records, in input order."""
-    for block in _blocks(path, _names(RecordBlock), rows):
-        yield RecordBlock(**block)
+    columns, genes = [name for name in _names(RecordBlock) if name != "genes"], gene_columns(path)
+    for block in _blocks(path, [*columns, *genes], rows):
+        found = {name: block.pop(name) for name in genes}
+        yield RecordBlock(**block, genes=found)
+
+
+def iter_lines(
+    path: Path,
+) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]]:
+    """Yield blocks of the records' files and lines, in input order."""
+    for block in _blocks(path, ["file", "line"], _MANY_ROWS):
+        yield block["file"], block["line"]
+
+
+def gene_columns(path: Path) -> list[str]:
+    """Name the columns of `GENE_SCHEMA` that a records.parquet has: none where records are none."""
+    with _open(path) as file:
+        return [name for name in GENE_SCHEMA.names if name in file.schema_arrow.names]
 
 
 def _names(kind: type[Any]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,8 @@ from virnucpro.merge.arrays import all_finite, open_array
 from virnucpro.merge.h5ad import H5adWriter, ObsBlock
 from virnucpro.merge.ledger import QuarantineRow, count_nul, printable_ids
 from virnucpro.merge.places import Places
-from virnucpro.merge.provenance import DEMO_NOTICE, provenance
-from virnucpro.merge.records import RecordBlock, iter_records
+from virnucpro.merge.provenance import DEMO_NOTICE
+from virnucpro.merge.records import RecordBlock, gene_columns, iter_records
 from virnucpro.merge.shards import Shards
 from virnucpro.progress import Progress
 from virnucpro.sequences.alphabet import KEY_BYTES
@@ -56,6 +56,7 @@ def write_rows(
     *,
     residues: bool,
     request: str,
+    uns: Mapping[str, Any],
 ) -> RowCounts:
     """Write embeddings.h5ad: a row for each record that has an embedding.
 
@@ -66,12 +67,13 @@ def write_rows(
         records: records.parquet.
         residues: whether to say where each record's residues are in residues.h5.
         request: the id that the file is to carry.
+        uns: provenance.
 
     Raises:
         DataError: an embedding is not finite, or the records changed.
     """
     receipt, rows = shards.receipts[0], int(np.count_nonzero(~shards.places.quarantined))
-    optional = _optional_columns(shards, residues=residues)
+    optional = [*_optional_columns(shards, residues=residues), *gene_columns(records)]
     writer = H5adWriter(
         path,
         rows=rows,
@@ -79,7 +81,7 @@ def write_rows(
         dtype=receipt.dtype,
         layers=receipt.layers,
         sample=manifest.sample,
-        uns={"virnucpro": provenance(manifest, shards)},
+        uns={"virnucpro": uns},
         optional=optional,
         request=request,
     )
@@ -177,9 +179,18 @@ def _obs_block(
             "residues_start": places.residues[chosen, 0],
             "residues_end": places.residues[chosen, 1],
             "from_close_request": places.close[chosen],
+            **{name: _of_rows(column, kept) for name, column in block.genes.items()},
         },
     )
     return obs, chosen
+
+
+def _of_rows(column: Any, rows: npt.NDArray[np.int64]) -> Any:
+    """Return some rows of a column of numbers or of texts."""
+    if isinstance(column, list):
+        texts = printable_ids(column)
+        return [texts[row] for row in rows]
+    return column[rows]
 
 
 def _hexadecimal(keys: npt.NDArray[np.bytes_]) -> list[bytes]:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from virnucpro.errors import InputError
 from virnucpro.files import atomic_path
+from virnucpro.merge.contig_means import write_means
+from virnucpro.merge.contigs import ContigCounts, check_contigs, count_genes, write_contigs
 from virnucpro.merge.exports import check_exports, check_poolings, export
 from virnucpro.merge.ledger import (
     check_ledger,
@@ -25,12 +28,13 @@ from virnucpro.merge.ledger import (
     read_quarantine,
     write_quarantine,
 )
+from virnucpro.merge.provenance import provenance
 from virnucpro.merge.records import iter_id_blocks
 from virnucpro.merge.requests import check_request, read_request
 from virnucpro.merge.residues import write_residues
 from virnucpro.merge.rows import quarantined_rows, write_rows
 from virnucpro.merge.shards import Shards, check_written_by_split, verify_shards
-from virnucpro.sequences.manifest import read_manifest
+from virnucpro.sequences.manifest import Manifest, read_manifest
 
 __all__ = ["MergeCounts", "merge_sample"]
 
@@ -60,6 +64,9 @@ def merge_sample(
     residues: Path | None = None,
     exports: Mapping[str, Path] | None = None,
     request: Path | None = None,
+    genes: Sequence[Path] = (),
+    contigs: Path | None = None,
+    contig_means: Path | None = None,
 ) -> MergeCounts:
     """Merge the shards of a sample; rows stand in the order of the input's records.
 
@@ -76,12 +83,17 @@ def merge_sample(
         exports: kind -> file, see `virnucpro.merge.exports`.
         request: what `virnucpro.merge.requests.withdraw` wrote; the file carries its id, and is not
             put in place where the request was withdrawn meanwhile.
+        genes: prefixes of what `virnucpro genes` wrote, of each input of `split`.
+        contigs: contigs.tsv, where the genes were found on contigs.
+        contig_means: contigs.h5ad, with the mean over each contig's genes.
 
     Raises:
         DataError: a shard is missing, damaged or of another run; or the ledger does not balance.
         InputError: an export cannot be made, the shards have no residues that were asked for, or
             files have another format number.
     """
+    if (contigs or contig_means) and not genes:
+        raise InputError("contigs need what `virnucpro genes` wrote", hint="give --genes=PREFIX")
     exports, split_quarantine = exports or {}, shards_dir / "quarantine.tsv"
     _check_not_the_same(quarantine, split_quarantine)
     request_id = "" if request is None else read_request(request).embeddings
@@ -95,14 +107,21 @@ def merge_sample(
         new_output, new_quarantine = (
             stack.enter_context(atomic_path(path)) for path in (output, quarantine)
         )
-        new_residues = stack.enter_context(atomic_path(residues)) if residues else None
+        new_residues, new_contigs, new_means = (
+            stack.enter_context(atomic_path(path)) if path else None
+            for path in (residues, contigs, contig_means)
+        )
         shards = verify_shards(
             manifest, records=records, plans_dir=plans_dir, embeddings_dir=embeddings_dir
         )
         _check_outputs(shards, residues, exports)
-        keep = new_residues is not None
+        found = None if not genes else count_genes(genes, manifest, records, shards.places)
+        uns = provenance(manifest, shards, found.receipts if found else ())
         counts = write_rows(
-            *(new_output, manifest, shards, records), residues=keep, request=request_id
+            *(new_output, manifest, shards, records),
+            residues=new_residues is not None,
+            request=request_id,
+            uns=uns,
         )
         if new_residues is not None:
             write_residues(new_residues, new_output, shards, sample=manifest.sample)
@@ -110,6 +129,8 @@ def merge_sample(
         write_quarantine(new_quarantine, itertools.chain(read_quarantine(split_quarantine), rows))
         read = manifest.records.read
         embedded, refused = check_ledger(new_output, new_quarantine, read=read, expected=expected)
+        if found is not None:
+            _write_contigs(found, new_contigs, new_means, new_output, manifest, uns, request_id)
         if request is not None:
             check_request(request)
     logger.info("%s: %d records = %d embedded + %d quarantined", output, read, embedded, refused)
@@ -117,6 +138,23 @@ def merge_sample(
         export(kind, output, target)
         logger.info("%s: exported as %s", target, kind)
     return MergeCounts(read, embedded, refused, **vars(counts))
+
+
+def _write_contigs(
+    found: ContigCounts,
+    table: Path | None,
+    means: Path | None,
+    h5ad: Path,
+    manifest: Manifest,
+    uns: dict[str, Any],
+    request: str,
+) -> None:
+    """Write what was asked for of the contigs; the table is checked against embeddings.h5ad."""
+    if table is not None:
+        write_contigs(table, found)
+        check_contigs(table, h5ad, found, manifest)
+    if means is not None:
+        write_means(means, h5ad, found, sample=manifest.sample, uns=uns, request=request)
 
 
 def _expected_ids(records: Path, quarantine: Path) -> Iterator[str]:

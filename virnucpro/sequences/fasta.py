@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from virnucpro.errors import InputError
@@ -18,7 +18,14 @@ from virnucpro.sequences.compression import Digest, name_of, open_blocks
 from virnucpro.sequences.foreign import NEEDED, foreign_error, is_wide_text
 from virnucpro.sequences.record import OpenRecord, Record
 
-__all__ = ["MAX_HEADER_BYTES", "WORD_END", "FastaParser", "Record", "read_fasta"]
+__all__ = [
+    "MAX_HEADER_BYTES",
+    "WORD_END",
+    "FastaParser",
+    "Record",
+    "parse_fasta",
+    "read_fasta",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -55,10 +62,24 @@ def read_fasta(
             the first ">", an empty id, a header over 64 KiB, a ">" among residues, a header that
             has lost its ">", reads or a compressed file among the records, PIR.
     """
-    parser = FastaParser(
-        name_of(path), max_record_residues=max_record_residues, whole_header=whole_header
+    return parse_fasta(
+        open_blocks(path, digest=digest),
+        name_of(path),
+        max_record_residues=max_record_residues,
+        whole_header=whole_header,
     )
-    for block in open_blocks(path, digest=digest):
+
+
+def parse_fasta(
+    blocks: Iterable[bytes],
+    path: str,
+    *,
+    max_record_residues: int | None = None,
+    whole_header: bool = False,
+) -> Iterator[Record]:
+    """Read the records of a file's blocks, see `read_fasta`; `path` is its name for messages."""
+    parser = FastaParser(path, max_record_residues=max_record_residues, whole_header=whole_header)
+    for block in blocks:
         yield from parser.feed(block)
     yield from parser.finish()
 

@@ -72,7 +72,7 @@ _KINDS: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
     ((b"BAM\x01", b"CRAM"), "is an alignment of reads", _READS),
     ((b"NCBI.sra",), "is an SRA file", _READS),
     ((b"HMMER",), "is a profile of HMMER", _PROTEINS + "give the sequences it was made of"),
-    ((b"LOCUS ",), "is a GenBank file", _PROTEINS + "export its translations as FASTA"),
+    ((b"LOCUS ",), "is a GenBank file", _PROTEINS + "set input_type: genes (--input-type genes)"),
     ((b"ID   ",), "is an EMBL or UniProt flat file", _PROTEINS + "download it as FASTA"),
     (
         (b"CLUSTAL", b"MUSCLE", b"# STOCKHOLM", b"#NEXUS", b"!!AA_MULTIPLE"),

@@ -20,7 +20,13 @@ from virnucpro.errors import InputError
 from virnucpro.formats import LIMITED_IDS
 from virnucpro.sequences.spool import RecordSpool, hash_id
 
-__all__ = ["Renames", "refuse_duplicates", "refuse_ids", "rename_duplicates"]
+__all__ = [
+    "Renames",
+    "refuse_duplicates",
+    "refuse_ids",
+    "refuse_scattered",
+    "rename_duplicates",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +114,46 @@ def _duplicate(suspect: _Suspect, first: _Suspect, files: Sequence[str]) -> Inpu
         line=suspect.line,
         hint=hint,
     )
+
+
+def refuse_scattered(spool: RecordSpool, files: Sequence[str]) -> None:
+    """Raise where the genes of a contig are not side by side, in the order of their numbers.
+
+    Args:
+        spool: the closed spool of all records, which carry genes.
+        files: names of the input files.
+
+    Raises:
+        InputError: a contig comes again; both places are named.
+    """
+    begun = array("q", (hash((file, contig)) for contig, file, _ in _contigs(spool)))
+    hashes = np.sort(np.frombuffer(begun, np.int64))
+    suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    seen: dict[tuple[int, str], int] = {}  # of suspects only, with their lines
+    for contig, file, line in _contigs(spool) if suspects else ():
+        if hash((file, contig)) not in suspects:
+            continue
+        first = seen.setdefault((file, contig), line)
+        if first != line:
+            raise InputError(
+                f"the genes of contig {contig!r} are not side by side in the order of their "
+                f"numbers: others are from line {first} on",
+                path=files[file],
+                line=line,
+                hint="sort the file, or set duplicate_ids: suffix (--duplicate-ids suffix) where "
+                "these are different contigs of one name",
+            )
+
+
+def _contigs(spool: RecordSpool) -> Iterator[tuple[str, int, int]]:
+    """Give each contig's id, file and line where its genes begin, or go on after others."""
+    last: tuple[int, str, int] = (-1, "", 0)
+    for batch in spool.batches(["contig", "gene", "file", "line"]):
+        columns = [batch.column(name).to_pylist() for name in ("file", "contig", "gene", "line")]
+        for file, contig, gene, line in zip(*columns, strict=True):
+            if (file, contig) != last[:2] or gene <= last[2]:
+                yield contig, file, line
+            last = (file, contig, gene)
 
 
 def refuse_ids(spool: RecordSpool, files: Sequence[str], export: str) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from virnucpro.sequences.alphabet import (
     CHANGES,
@@ -19,20 +19,34 @@ from virnucpro.sequences.alphabet import (
     sequence_key,
 )
 from virnucpro.sequences.body import is_three_letter_code
-from virnucpro.sequences.compression import name_of
+from virnucpro.sequences.compression import Digest, name_of
 from virnucpro.sequences.fasta import WORD_END, Record, read_fasta
 from virnucpro.sequences.manifest import InputFile, SplitParameters
 from virnucpro.sequences.nucleotides import are_nucleotides, refuse_nucleotides
 from virnucpro.sequences.record import NO_FINDINGS, SHOWN
 from virnucpro.sequences.spool import PartitionSpool, RecordSpool
 
-__all__ = ["Intake", "quarantine_reason"]
+__all__ = ["Intake", "Reader", "quarantine_reason"]
 
 _SHOWN = 60  # characters of a header in a quarantine detail
 _SHORTEST_ID = 4  # that is recognised in place of its sequence; one residue may be named for itself
 _KNOWN_BUT_LEUCINE = KNOWN.replace(b"L", b"")  # what is left tells both: unknown, or leucines
 _FEW_LEUCINES = 20  # letters for each; most proteins have more, and no nucleotides have
 _SENTENCE = 20  # a word of this many capital letters is taken for residues, not for a name
+
+
+class Reader(Protocol):
+    """Reads the records of a file; see `read_fasta`, which is one."""
+
+    def __call__(
+        self,
+        path: Path,
+        *,
+        max_record_residues: int | None,
+        whole_header: bool,
+        digest: Digest | None,
+    ) -> Iterator[Record]:
+        """Read the records of one file, in file order."""
 
 
 @dataclass
@@ -58,6 +72,7 @@ class Intake:
         partitions: sequences of the accepted records.
         records: all records.
         passed: is told how many bytes of an input were read, compressed ones where it is.
+        reader: reads the records of a file.
         changes: letters changed in accepted records, by kind.
         reasons: quarantined records by reason.
         normalised: accepted records that were changed.
@@ -69,6 +84,7 @@ class Intake:
     partitions: PartitionSpool
     records: RecordSpool
     passed: Callable[[int], object]
+    reader: Reader = read_fasta
     changes: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(CHANGES, 0)))
     reasons: Counter[str] = field(default_factory=Counter)
     normalised: int = 0
@@ -80,16 +96,16 @@ class Intake:
 
         Args:
             index: the input's number.
-            path: FASTA, plain or compressed, or "-".
+            path: what the reader reads, plain or compressed, or "-".
 
         Returns:
             The input's entry in the manifest.
 
         Raises:
-            InputError: see `read_fasta` and `refuse_nucleotides`.
+            InputError: see the reader and `refuse_nucleotides`.
         """
         raw = _RawBytes(self.passed)
-        records: Iterable[Record] = read_fasta(
+        records: Iterable[Record] = self.reader(
             path,
             max_record_residues=self.parameters.max_record_residues,
             whole_header=self.parameters.ids == "whole_header",
@@ -205,6 +221,8 @@ def quarantine_reason(
         Reason and detail; both empty for a record that is accepted.
     """
     length = len(result.residues)
+    if record.findings.reason:
+        return record.findings.reason, record.findings.detail
     if is_its_id(record):
         return "id_as_sequence", "the id stands in place of the residues"
     if record.findings.text_line:

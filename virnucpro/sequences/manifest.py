@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 _CHOICES = {
-    "input_type": ("protein", "any"),
+    "input_type": ("protein", "any", "genes"),
     "ids": ("first_word", "whole_header"),
     "duplicate_ids": ("error", "suffix"),
     "empty_samples": ("error", "keep"),

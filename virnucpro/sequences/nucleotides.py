@@ -68,7 +68,7 @@ def refuse_nucleotides(records: Iterable[Record]) -> Iterator[Record]:
             "are A, C, G, T, U or N, and proteins are expected",
             path=first.path,
             line=first.line,
-            hint="predict and translate the genes first (for example with Prodigal), or set "
+            hint="set input_type: contigs, with which the genes are found first, or "
             "input_type: any (--input-type any) if these letters are meant as they are",
         )
     yield from stream

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from virnucpro.files import atomic_path, give_name
 from virnucpro.progress import Progress
 from virnucpro.sequences.alphabet import KEY_BYTES, SPECIAL_TOKENS
+from virnucpro.sequences.gene import ANNOTATION_COLUMNS, GENE_SCHEMA
 from virnucpro.sequences.identifiers import Renames
 from virnucpro.sequences.manifest import Lengths, ShardEntry
 from virnucpro.sequences.shards import shard_bytes, shard_name
@@ -208,13 +209,12 @@ def write_records(
         records: is written in row groups of at most 32,768 records, in input order.
         quarantine: is written in input order.
     """
-    first_row = 0
+    first_row, schema = 0, _schema_of(spool)
+    repetitive = [name for name in (*_REPETITIVE, *GENE_SCHEMA.names) if name in schema.names]
     with (
         atomic_path(quarantine) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as handle,
-        pq.ParquetWriter(
-            records, RECORDS_SCHEMA, compression="zstd", use_dictionary=_REPETITIVE
-        ) as parquet,
+        pq.ParquetWriter(records, schema, compression="zstd", use_dictionary=repetitive) as parquet,
     ):
         table = _table_writer(handle)
         table.writerow(QUARANTINE_COLUMNS)
@@ -224,7 +224,7 @@ def write_records(
             batch = batch.set_column(0, "id", ids)
             accepted = pc.equal(batch.column("reason"), "")
             if accepted.true_count:
-                parquet.write_batch(_with_shard(batch.filter(accepted), shards))
+                parquet.write_batch(_with_shard(batch.filter(accepted), shards, schema))
             if accepted.true_count < len(batch):
                 for row in batch.filter(pc.invert(accepted)).to_pylist():
                     row |= {"sample": sample, "file": files[row["file"]]}
@@ -244,14 +244,17 @@ def _table_writer(handle: TextIO) -> Any:
     return csv.writer(handle, delimiter="\t", lineterminator="\n")
 
 
-def _with_shard(batch: pa.RecordBatch, shards: int) -> pa.RecordBatch:
+def _schema_of(spool: RecordSpool) -> pa.Schema:
+    """Return the columns of records.parquet: those of genes too, where the records have them."""
+    left_out = () if spool.annotated else ANNOTATION_COLUMNS
+    fields = [each for each in GENE_SCHEMA if each.name not in left_out]
+    return pa.schema([*RECORDS_SCHEMA, *(fields if spool.has_genes else ())])
+
+
+def _with_shard(batch: pa.RecordBatch, shards: int, schema: pa.Schema) -> pa.RecordBatch:
     """Make a block of records.parquet from spooled records."""
     prefixes = np.frombuffer(b"".join(batch.column("key").to_pylist()), "<u8")[::2]
     columns = {name: batch.column(name) for name in batch.schema.names}
     columns["shard"] = pa.array((prefixes % np.uint64(shards)).astype(np.int32))
-    arrays = [columns[name].cast(kind) for name, kind in zip(*_columns(), strict=True)]
-    return pa.record_batch(arrays, schema=RECORDS_SCHEMA)
-
-
-def _columns() -> tuple[list[str], list[Any]]:
-    return RECORDS_SCHEMA.names, RECORDS_SCHEMA.types
+    arrays = [columns[field.name].cast(field.type) for field in schema]
+    return pa.record_batch(arrays, schema=schema)

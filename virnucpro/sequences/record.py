@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from virnucpro.errors import InputError
 from virnucpro.sequences.body import SPACE, Layout, is_header, read_line
+from virnucpro.sequences.gene import Gene
 
 __all__ = ["NO_FINDINGS", "SHOWN", "SPACE", "Findings", "OpenRecord", "Record"]
 
@@ -34,6 +35,8 @@ class Findings(NamedTuple):
         text_line: the first line that is text, see `virnucpro.sequences.body`; 0 where none is.
         text: its first characters.
         is_chains: whether the text is residues with ``:``, ``/`` or ``|`` between them.
+        reason: why the file itself rules the record out, as it does a pseudogene.
+        detail: the same in words.
     """
 
     excess: int = 0
@@ -44,6 +47,8 @@ class Findings(NamedTuple):
     text_line: int = 0
     text: str = ""
     is_chains: bool = False
+    reason: str = ""
+    detail: str = ""
 
 
 NO_FINDINGS = Findings()
@@ -60,6 +65,7 @@ class Record(NamedTuple):
         path: the file, as it was given.
         line: the header's line, counted from 1.
         findings: what was found beside the residues that are kept.
+        gene: its place on a contig, where the file tells it.
     """
 
     id: str
@@ -68,6 +74,7 @@ class Record(NamedTuple):
     path: str
     line: int
     findings: Findings = NO_FINDINGS
+    gene: Gene | None = None
 
     @property
     def length(self) -> int:

@@ -17,13 +17,15 @@ from virnucpro.files import atomic_path, scratch_directory, sha256_of
 from virnucpro.progress import Progress
 from virnucpro.sequences.alphabet import SPECIAL_TOKENS
 from virnucpro.sequences.compression import STANDARD_INPUT, name_of
+from virnucpro.sequences.fasta import read_fasta
 from virnucpro.sequences.identifiers import (
     Renames,
     refuse_duplicates,
     refuse_ids,
+    refuse_scattered,
     rename_duplicates,
 )
-from virnucpro.sequences.intake import Intake
+from virnucpro.sequences.intake import Intake, Reader
 from virnucpro.sequences.manifest import (
     InputFile,
     Manifest,
@@ -57,6 +59,7 @@ def split(
     records: Path,
     parameters: SplitParameters = _DEFAULTS,
     sha256: Sequence[str] = (),
+    reader: Reader = read_fasta,
 ) -> Manifest:
     """Read a sample's FASTA files and write its shards, records and quarantine.
 
@@ -72,6 +75,7 @@ def split(
         records: Parquet file of the accepted records, in input order.
         parameters: how records are judged and divided.
         sha256: what each file's bytes have to be, in order; nothing for whatever they are.
+        reader: reads the records of a file; with `input_type` "genes" they carry genes.
 
     Returns:
         The manifest.
@@ -89,7 +93,7 @@ def split(
         scratch_directory(shards_dir) as spool,
     ):
         before = [_state(path) for path in fastas]
-        intake, inputs = _read_all(fastas, sample, parameters, spool)
+        intake, inputs = _read_all(fastas, sample, parameters, spool, reader)
         _check_unchanged(fastas, before, inputs, sha256)
         files = [file.path for file in inputs]
         for export in parameters.exports:
@@ -170,12 +174,16 @@ def _check_unchanged(
 
 
 def _read_all(
-    fastas: Sequence[Path], sample: str, parameters: SplitParameters, spool: Path
+    fastas: Sequence[Path],
+    sample: str,
+    parameters: SplitParameters,
+    spool: Path,
+    reader: Reader,
 ) -> tuple[Intake, list[InputFile]]:
     """Read all inputs into spools; return their entries in the manifest too."""
-    records = RecordSpool(spool / "records.arrow")
+    records = RecordSpool(spool / "records.arrow", genes=parameters.input_type == "genes")
     progress = Progress(_bytes_of(fastas), "bytes", what=f"{sample}: reading")
-    intake = Intake(parameters, PartitionSpool(spool), records, progress.step)
+    intake = Intake(parameters, PartitionSpool(spool), records, progress.step, reader)
     inputs = []
     try:
         for index, path in enumerate(fastas):
@@ -224,6 +232,8 @@ def _first_detail(records: RecordSpool) -> str:
 def _resolve_ids(records: RecordSpool, files: Sequence[str], duplicate_ids: str) -> Renames:
     if duplicate_ids == "error":
         refuse_duplicates(records, files)
+        if records.has_genes:
+            refuse_scattered(records, files)
         return Renames.none()
     renames = rename_duplicates(records, files)
     if renames:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from virnucpro.sequences.alphabet import KEY_BYTES, SPECIAL_TOKENS
+from virnucpro.sequences.gene import ANNOTATION_COLUMNS, GENE_SCHEMA, Gene
 from virnucpro.sequences.record import Record
 
 __all__ = ["BUCKETS", "PARTITIONS", "PartitionSpool", "RecordSpool", "hash_id"]
@@ -147,11 +148,18 @@ class RecordSpool:
 
     Args:
         path: the file to write.
+        genes: whether each record carries a gene, whose fields are columns then.
+
+    Attributes:
+        annotated: whether a gene has more than its place, see `ANNOTATION_COLUMNS`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, genes: bool = False) -> None:
         self._path = path
-        self._writer: Any = pa.ipc.new_file(str(path), _SCHEMA)
+        self._schema = pa.schema([*_SCHEMA, *(GENE_SCHEMA if genes else ())])
+        self._writer: Any = pa.ipc.new_file(str(path), self._schema)
+        self._genes: list[Gene | None] | None = [] if genes else None
+        self.annotated = False
         self._rows: list[tuple[Any, ...]] = []
         # What few records have, by their place in _rows: replaced, unknown, normalised, reason,
         # detail.
@@ -162,6 +170,11 @@ class RecordSpool:
     def __len__(self) -> int:
         """Number of records."""
         return len(self._hashes) + len(self._rows)
+
+    @property
+    def has_genes(self) -> bool:
+        """Whether each record carries a gene."""
+        return self._genes is not None
 
     @property
     def id_hashes(self) -> npt.NDArray[np.int64]:
@@ -197,6 +210,8 @@ class RecordSpool:
         if unknown or normalised or reason:
             self._unusual[len(self._rows)] = (replaced, unknown, normalised, reason, detail)
         self._rows.append((record.id, record.description, length, key, file, record.line))
+        if self._genes is not None:
+            self._genes.append(record.gene)
         self._text += len(record.id) + len(record.description)
         if self._text >= _BATCH_TEXT or len(self._rows) >= _BATCH_RECORDS:
             self._flush()
@@ -213,7 +228,9 @@ class RecordSpool:
             columns: the columns that are needed; None for all.
         """
         options = pa.ipc.IpcReadOptions(
-            included_fields=None if columns is None else [_SCHEMA.names.index(c) for c in columns]
+            included_fields=None
+            if columns is None
+            else [self._schema.names.index(column) for column in columns]
         )
         with pa.OSFile(str(self._path)) as source:
             reader = pa.ipc.open_file(source, options=options)
@@ -234,13 +251,24 @@ class RecordSpool:
         self._hashes.extend(hashes)
         columns: Sequence[Any] = (
             *(ids, descriptions, lengths, keys, replaced, unknown, normalised, files, lines),
-            *(reasons, details, hashes),
+            *(reasons, details, hashes, *self._gene_columns()),
         )
         arrays = [
-            pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)
+            pa.array(column, field.type)
+            for column, field in zip(columns, self._schema, strict=True)
         ]
         with _naming(self._path):
-            self._writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
+            self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
         self._rows.clear()
         self._unusual.clear()
         self._text = 0
+
+    def _gene_columns(self) -> list[list[Any]]:
+        """Return the pending genes field by field, and forget them."""
+        if self._genes is None:
+            return []
+        columns = [[getattr(gene, name) for gene in self._genes] for name in GENE_SCHEMA.names]
+        told = dict(zip(GENE_SCHEMA.names, columns, strict=True))
+        self.annotated |= any(any(told[name]) for name in ANNOTATION_COLUMNS)
+        self._genes.clear()
+        return columns

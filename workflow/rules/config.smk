@@ -15,6 +15,7 @@ from snakemake.utils import validate
 # raising one makes what it stands for, and all that is made of it, again.
 FORMATS = {
     "model": 1,
+    "genes": 1,
     "split": 3,
     "plan": 2,
     "budget": 2,
@@ -160,6 +161,16 @@ def check_embed():
         )
 
 
+def check_contigs():
+    """Refuse what needs contigs where there are none."""
+    if config["merge"]["contigs"] != "none" and not HAS_CONTIGS:
+        raise WorkflowError(
+            f"config: merge.contigs is {config['merge']['contigs']}, but input_type is "
+            f"{config['input_type']}: only contigs have means, so set input_type: contigs, or "
+            "merge.contigs: none"
+        )
+
+
 def check_layers(layers, model, last):
     """Refuse layers that the model, whose last layer is `last`, does not have, or has twice."""
     named = {}
@@ -218,6 +229,8 @@ SCHEMA = yaml.safe_load(
 read_values(config, SCHEMA)
 validate(config, "../schemas/config.schema.yaml")
 check_split()
+HAS_CONTIGS = config["input_type"] == "contigs"
 check_plan()
 check_embed()
+check_contigs()
 check_model()

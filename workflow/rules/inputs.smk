@@ -20,6 +20,24 @@ def sample_fastas(wildcards):
     return [not_ours(path) for path in SAMPLES[wildcards.sample]]
 
 
+def contigs_fasta(wildcards):
+    """The file of contigs with a number, in the order of the sheet."""
+    return SAMPLES[wildcards.sample][int(wildcards.number)]
+
+
+def genes_of(suffix):
+    """Make an input function: the files of a sample's genes with a suffix; none without contigs."""
+
+    def files(wildcards):
+        sample = wildcards.sample
+        return [
+            GENES.format(sample=sample, genes=GENES_IDS[sample], number=number) + suffix
+            for number in range(len(SAMPLES[sample]) if HAS_CONTIGS else 0)
+        ]
+
+    return files
+
+
 def split_of(sample):
     """The files of a sample's split; what asks for them waits for the checkpoint."""
     return checkpoints.split.get(sample=sample, split=SPLIT_IDS[sample]).output

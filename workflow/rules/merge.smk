@@ -32,10 +32,14 @@ rule merge:
         embeddings=of_all_shards(f"{EMBEDDINGS}.npy"),
         receipts=of_all_shards(f"{EMBEDDINGS}.json"),
         extras=of_all_shards(extra_arrays()),
+        genes=genes_of(".json"),
+        contigs=genes_of(".contigs.parquet"),
     output:
         embeddings="results/{sample}/embeddings.h5ad",
         quarantine="results/{sample}/quarantine.tsv",
         residues=residues_outputs(),
+        contigs=contigs_outputs(),
+        means=means_outputs(),
         exports=export_outputs(),
     log:
         "logs/merge/{sample}.log",
@@ -52,9 +56,10 @@ rule merge:
         embeddings=folder_of("embeddings"),
         residues=residues_options,
         exports=export_options,
+        contigs=contigs_options,
         format=format_option("merge"),
     shell:
         "virnucpro merge --request {input.request:q} --shards {params.split:q} --records {input.records:q}"
         " --plans {params.plans:q} --embeddings {params.embeddings:q}"
         " --output {output.embeddings:q} --quarantine {output.quarantine:q}"
-        " {params.residues:q} {params.exports:q} {params.format:q} 2> {log:q}"
+        " {params.residues:q} {params.exports:q} {params.contigs:q} {params.format:q} 2> {log:q}"

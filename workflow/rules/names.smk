@@ -100,7 +100,7 @@ def remember_contents(memory, known):
 
 def stored():
     """Return the names of all segments of the stores, of which there are few, each for many rows."""
-    paths = [Path(path) for path in config["store"]["paths"]]
+    paths = [Path(path) for path in config["store"]]
     return [
         [str(path), sorted(map(str, path.glob("[0-9a-f]*/[0-9a-f]*")))]
         for path in paths
@@ -152,9 +152,15 @@ def name_model():
     return f"{name.lstrip('._-') or 'model'}-{identify(FORMATS['model'], source if not files else contents)}"
 
 
+def genes_parameters():
+    """Return what the genes of a sample depend on beside its contigs; nothing without contigs."""
+    return {"genes": [FORMATS["genes"], config["genes"]]} if HAS_CONTIGS else {}
+
+
 def split_parameters():
     """Return what a split depends on beside its input."""
     return {
+        **genes_parameters(),
         **config["split"],
         **{
             key: config[key]
@@ -170,14 +176,40 @@ def split_parameters():
 def name_split(sample):
     """Return the id of a sample's split; another one in place of a split that is damaged."""
     files = [[path, CONTENTS[path]] for path in SAMPLES[sample]]
-    base = name = identify(FORMATS["split"], sample, files, split_parameters())
-    number = 1
-    while (problem := split_problem(sample, name)) is not None:
+    base = identify(FORMATS["split"], sample, files, split_parameters())
+    return sound_name(base, split_problem, sample, "is split again")
+
+
+def name_genes(sample):
+    """Return the id of a sample's genes; another one in place of genes that are damaged."""
+    files = [[path, CONTENTS[path]] for path in SAMPLES[sample]]
+    base = identify(files, genes_parameters())
+    return sound_name(base, genes_problem, sample, "gets its genes found again")
+
+
+def sound_name(base, problem_of, sample, consequence):
+    """Return the first of base, base-2, ... under which nothing damaged is."""
+    name, number = base, 1
+    while (problem := problem_of(sample, name)) is not None:
         if workflow.is_main_process:
-            logger.warning(f"{problem}: {sample} is split again, into another folder")
+            logger.warning(f"{problem}: {sample} {consequence}, into another folder")
         number += 1
         name = f"{base}-{number}"
     return name
+
+
+def genes_problem(sample, name):
+    """Say what is wrong with a sample's genes, or return None for those that are whole or not there."""
+    for number in range(len(SAMPLES[sample])):
+        prefix = GENES.format(sample=sample, genes=name, number=number)
+        if not Path(f"{prefix}.json").exists():
+            continue
+        if read_sealed(f"{prefix}.json") is None:
+            return f"{prefix}.json is damaged"
+        for suffix in GENES_FILES:
+            if not Path(prefix + suffix).exists():
+                return f"{prefix}{suffix} is missing"
+    return None
 
 
 def split_problem(sample, name):
@@ -212,7 +244,7 @@ PLAN_ID = identify(FORMATS["plan"], plan_parameters())
 # `device` is no part of it: what was computed on another one stays.
 READOUT = {key: value for key, value in config["embed"].items() if key != "device"}
 # A store that gives the same bits is no part of it, either.
-ACCEPTED = [] if config["store"]["accept"] == "same" else [config["store"]["accept"]]
+ACCEPTED = [] if config["store_accept"] == "same" else [config["store_accept"]]
 EMBED_ID = identify(FORMATS["embed"], PLAN_ID, MODEL, READOUT, *ACCEPTED)
 BUDGET_ID = identify(FORMATS["budget"], MODEL, plan_parameters(), config["embed"])
 
@@ -223,10 +255,13 @@ MODEL_WEIGHTS = f"resources/models/{MODEL}.safetensors"
 MODEL_RECEIPT = f"resources/models/{MODEL}.json"
 MODEL_NAME = MODEL.rpartition("-")[0]
 TOKEN_BUDGET = f"resources/token_budget/{MODEL_NAME}-{BUDGET_ID}.json"
+GENES = "results/{sample}/genes/{genes}/{number}"
+GENES_FILES = (".faa.gz", ".gff.gz", ".contigs.parquet")
 SPLIT = "results/{sample}/split/{split}"
 PLAN = f"results/{{sample}}/plan/{PLAN_ID}/{{shard}}"
 EMBEDDINGS = f"results/{{sample}}/embeddings/{EMBED_ID}/{{shard}}"
 
+GENES_IDS = {sample: name_genes(sample) for sample in SAMPLES} if HAS_CONTIGS else {}
 SPLIT_IDS = {sample: name_split(sample) for sample in SAMPLES}
 
 
@@ -239,6 +274,7 @@ def superseded():
     for sample in SAMPLES:
         folder = Path(here(f"results/{sample}"))
         for kind, kept in (
+            ("genes", GENES_IDS.get(sample)),
             ("split", SPLIT_IDS[sample]),
             ("plan", PLAN_ID),
             ("embeddings", EMBED_ID),
@@ -282,6 +318,8 @@ def shards_of_earlier_splits(sample):
 
 wildcard_constraints:
     sample=r"[A-Za-z0-9][A-Za-z0-9._-]*",
+    genes=r"[0-9a-f]{12}(?:-\d+)?",
+    number=r"\d+",
     split=r"[0-9a-f]{12}(?:-\d+)?",
     shard=r"\d{5}-[0-9a-f]{12}",
     model=re.escape(MODEL),

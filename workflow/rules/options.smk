@@ -30,8 +30,47 @@ def results_folder(wildcards):
 
 
 def content_options(wildcards):
-    """The content that each FASTA file had when the workflow was read, `--sha256=HASH` each."""
-    return [f"--sha256={CONTENTS[path]}" for path in SAMPLES[wildcards.sample]]
+    """The content that each FASTA file had when the workflow was read, `--sha256=HASH` each.
+
+    Genes are found later than that: merge compares what split read with what was found.
+    """
+    files = [] if HAS_CONTIGS else SAMPLES[wildcards.sample]
+    return [f"--sha256={CONTENTS[path]}" for path in files]
+
+
+def contigs_content_option(wildcards):
+    """The content that a file of contigs had when the workflow was read, `--sha256=HASH`."""
+    return f"--sha256={CONTENTS[contigs_fasta(wildcards)]}"
+
+
+def genes_prefix(wildcards):
+    """The files of genes without their suffixes."""
+    return GENES.format(**wildcards)
+
+
+def input_type_option():
+    """What split reads, `--input-type=TYPE`: of contigs it reads the genes."""
+    return "--input-type=genes" if HAS_CONTIGS else option("input_type")
+
+
+def contigs_outputs():
+    """The table of a sample's contigs, where it has contigs."""
+    return ["results/{sample}/contigs.tsv"] if HAS_CONTIGS else []
+
+
+def means_outputs():
+    """The file of means over contigs, where it is asked for."""
+    wanted = config["merge"]["contigs"] == "mean"
+    return ["results/{sample}/contigs.h5ad"] if wanted else []
+
+
+def contigs_options(wildcards, input, output):
+    """The genes that were found, and what is written of their contigs, as options of merge."""
+    return [
+        *(f"--genes={path.removesuffix('.json')}" for path in input.genes),
+        *(f"--contigs={path}" for path in output.contigs),
+        *(f"--contig-means={path}" for path in output.means),
+    ]
 
 
 def limited_ids_options():
@@ -62,7 +101,7 @@ def readout_options():
 
 def store_options():
     """The stores as options, `--store=DIR` each."""
-    return [f"--store={path}" for path in config["store"]["paths"]]
+    return [f"--store={path}" for path in config["store"]]
 
 
 def extra_arrays():

@@ -14,6 +14,8 @@ RESULTS = {
         "results/{scope}/embeddings.h5ad",
         "results/{scope}/quarantine.tsv",
         "results/{scope}/residues.h5",
+        "results/{scope}/contigs.tsv",
+        "results/{scope}/contigs.h5ad",
         "results/{scope}/packing_report.json",
         "results/{scope}/packing_report.tsv",
         "results/{scope}/report",
@@ -45,7 +47,8 @@ def results_id(sample):
     """Return the id of everything that is made of a sample."""
     exports = sorted(config["merge"]["exports"])
     parts = FORMATS["report"], embeddings_id(sample), SAMPLES[sample], exports
-    return identify(*parts, SPLIT_IDS[sample])
+    means = [config["merge"]["contigs"]] if HAS_CONTIGS else []
+    return identify(*parts, SPLIT_IDS[sample], *means)
 
 
 def plans_id(sample):

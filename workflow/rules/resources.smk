@@ -61,6 +61,11 @@ def plan_megabytes(wildcards, attempt):
     return math.ceil(1000 + 5 * file_megabytes(shard_fasta(wildcards))) * attempt
 
 
+def genes_megabytes(wildcards, threads, attempt):
+    """Memory of finding genes, in MB: of each process, and what waits for its turn."""
+    return (1000 + 600 * threads) * attempt
+
+
 def file_megabytes(path):
     """The size of a file in MB; 0 where it is not there yet."""
     return Path(path).stat().st_size / 1e6 if Path(path).exists() else 0

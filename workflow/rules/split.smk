@@ -1,9 +1,9 @@
 # A checkpoint, because the number of shards is known only afterwards. The name of a shard is of its
 # content: what a split has in common with an earlier one is not planned and embedded again. The input
-# is `ancient`, for its content is in the name of the split.
+# is `ancient`, for its content is in the name of the split; genes are not, for a job makes them.
 checkpoint split:
     input:
-        fasta=ancient(sample_fastas),
+        fasta=genes_of(".faa.gz") if HAS_CONTIGS else ancient(sample_fastas),
     output:
         manifest=f"{SPLIT}/shards/manifest.json",
         records=f"{SPLIT}/records.parquet",
@@ -23,7 +23,7 @@ checkpoint split:
         max_invalid_fraction=option("split/max_invalid_fraction"),
         max_unknown_fraction=option("split/max_unknown_fraction"),
         max_record_residues=option("split/max_record_residues"),
-        input_type=option("input_type"),
+        input_type=input_type_option(),
         ids=option("ids"),
         duplicate_ids=option("duplicate_ids"),
         empty_samples=option("empty_samples"),

@@ -721,8 +721,8 @@ def test_a_full_disk_is_reported_with_the_spool_file(tmp_path):
 
 
 def test_files_that_do_not_add_up_are_an_error(tmp_path, monkeypatch):
-    def lossy(batch, shards, whole=outputs._with_shard):
-        return whole(batch, shards).slice(1)
+    def lossy(batch, shards, schema, whole=outputs._with_shard):
+        return whole(batch, shards, schema).slice(1)
 
     monkeypatch.setattr(outputs, "_with_shard", lossy)
     with pytest.raises(DataError, match=r"3 records were read and 0 .* but 2 accepted"):

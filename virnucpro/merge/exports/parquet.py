@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -13,7 +14,10 @@ from virnucpro.merge.h5ad import OPTIONAL_COLUMNS
 
 __all__ = ["PARQUET"]
 
-_OPTIONAL = {name: pa.from_numpy_dtype(dtype) for name, dtype in OPTIONAL_COLUMNS.items()}
+_OPTIONAL = {
+    name: pa.string() if dtype.kind == "O" else pa.from_numpy_dtype(dtype)
+    for name, dtype in ((name, np.dtype(dtype)) for name, dtype in OPTIONAL_COLUMNS.items())
+}
 
 
 def _write(source: h5py.File, temporary: Path, _target: Path) -> None:

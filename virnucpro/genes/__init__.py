@@ -1,0 +1,1 @@
+"""Genes: read with their places on contigs (Prodigal's FASTA, GenBank), or found on contigs."""
