@@ -109,6 +109,7 @@ CHANGES: dict[str, Callable[[Folder], None]] = {
     "windows": keys(plan={"long_sequences": "window"}),
     "more_exports": keys(merge={"exports": ["npy", "parquet", "fair-esm"]}),
     "store": keys(store=["store"]),
+    "close_rows": keys(store_accept="close"),
     "no_exports": keys(merge={"exports": []}),
     "contigs": keys(input_type="contigs"),
     "contig_bases": keys(input_type="contigs", genes={"max_contig_bases": 5000}),

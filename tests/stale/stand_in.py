@@ -173,7 +173,7 @@ def plan(job: Job) -> None:
     write(job, {job["plan"]: sha(matter, content(job.words[0])), job["report"]: json.dumps(report)})
 
 
-EMBED = ("dtype", "layers", "pooling", "pseudo-perplexity", "output-dtype")
+EMBED = ("store-accept", "dtype", "layers", "pooling", "pseudo-perplexity", "output-dtype")
 
 
 def embed(job: Job) -> None:

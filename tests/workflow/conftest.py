@@ -38,7 +38,7 @@ def fresh(tmp_path: Path) -> Callable[..., Path]:
     """Give a function that makes a working directory of a sheet, a config and FASTA files."""
 
     def make(sheet: str = "sample\tfasta\na\ta.faa\n", config: str = "", **files: str) -> Path:
-        workdir = tmp_path / "fresh"
+        workdir = tmp_path / f"fresh{len(list(tmp_path.glob('fresh*')))}"
         (workdir / "config").mkdir(parents=True)
         (workdir / "config" / "samples.tsv").write_text(sheet)
         (workdir / "config" / "config.yaml").write_text(config or "{}\n")

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.workflow
 
 
 def plans(workdir, *config):
-    run = snakemake(workdir, "plans", "--config", "store={paths: [one, two]}", *config)
+    run = snakemake(workdir, "plans", "--config", "store=[one, two]", *config)
     assert run.status == 0, run.text
     return run
 
@@ -38,9 +38,33 @@ def test_plans_say_what_stores_have_and_again_once_they_have_more(fresh):
 
 @pytest.mark.parametrize(
     ("config", "message"),
-    [("{paths: one}", "'one' is not of type 'array'"), ("{accept: any}", "'any' is not one of")],
+    [
+        ("store=one", "'one' is not of type 'array'"),
+        ("store=['one:two']", "'one:two' does not match"),
+        ("store_accept=any", "'any' is not one of"),
+    ],
 )
 def test_what_is_no_store_is_refused(fresh, config, message):
-    run = snakemake(fresh(), "plans", "--config", f"store={config}")
+    run = snakemake(fresh(), "plans", "--config", config)
     assert run.status == 1
     assert message in run.text
+
+
+def test_a_protein_that_a_store_knows_is_computed_nowhere_again(fresh, tmp_path):
+    """Under other names, in another order and folder: the same bytes, and no model is loaded."""
+    store, first, second, plain = tmp_path / "store", fresh(), fresh(), fresh()
+    run = snakemake(first, "--config", f"store=[{store}]")
+    assert run.status == 0, run.text
+    for workdir in (second, plain):
+        (workdir / "a.faa").write_text(">other name\nMLL\n>another\nMKT\n")
+    run = snakemake(second, "--config", f"store=[{store}]")
+    assert run.status == 0, run.text
+    stored = Sample(second, "a")
+    receipts = [
+        json.loads((stored.embeddings / f"{shard}.json").read_text()) for shard in stored.shards
+    ]
+    assert all(receipt["known"] == receipt["sequences"] for receipt in receipts)
+    assert all(receipt["steps"] == 0 for receipt in receipts)
+    assert snakemake(plain).status == 0
+    ours, theirs = (sample.results / "embeddings.h5ad" for sample in (stored, Sample(plain, "a")))
+    assert ours.read_bytes() == theirs.read_bytes()

@@ -44,9 +44,10 @@ __all__ = ["budget"]
 @step("budget", "device", "dtype", "backend", "tokens_per_step")
 def budget(weights: Path, receipt: Path, out: Path, cache_dir: Path | None, **options: Any) -> Any:
     """Measure how many tokens a step should compute on this device."""
-    from virnucpro.cli.device import claim_gpu
+    from virnucpro.cli.device import claim_gpu, keep_kernels
 
-    options["device"], sha256 = claim_gpu(options["device"], weights, cache_dir)
+    keep_kernels(cache_dir)
+    options["device"], sha256 = claim_gpu(options["device"], weights)
     from virnucpro.embed.measure import write_measured_budget
 
     return write_measured_budget(

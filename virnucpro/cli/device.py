@@ -9,21 +9,24 @@ from pathlib import Path
 from virnucpro.embed.device_lock import claim_device
 from virnucpro.files import sha256_in_background
 
-__all__ = ["claim_gpu"]
+__all__ = ["claim_gpu", "keep_kernels"]
 
 
-def claim_gpu(device: str, weights: Path, cache_dir: Path | None) -> tuple[str, Future[str]]:
+def keep_kernels(cache_dir: Path | None) -> None:
+    """Let Triton keep what it compiles below a folder; it asks when it is imported."""
+    if cache_dir is not None:
+        os.environ.setdefault("TRITON_CACHE_DIR", str((cache_dir / "triton").absolute()))
+
+
+def claim_gpu(device: str, weights: Path) -> tuple[str, Future[str]]:
     """Claim a device, and begin what can go on beside the imports.
 
     Args:
         device: as on the command line.
         weights: the file to hash; that takes as long as the imports of torch.
-        cache_dir: where Triton keeps what it compiles, which it asks when it is imported.
 
     Returns:
         The device to use, and the hash of the weights to come.
     """
-    if cache_dir is not None:
-        os.environ.setdefault("TRITON_CACHE_DIR", str((cache_dir / "triton").absolute()))
     sha256 = sha256_in_background(weights)
     return claim_device(device), sha256

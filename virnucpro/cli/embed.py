@@ -21,6 +21,7 @@ from virnucpro.cli.options import (
     pseudo_perplexity_option,
     shard_argument,
     step,
+    store_option,
     weights_option,
 )
 
@@ -43,12 +44,20 @@ __all__ = ["embed"]
 @pseudo_perplexity_option
 @output_dtype_option(["float32", "float16"], help="What the embeddings are written in.")
 @click.option("--token-budget", type=POSITIVE, help="Maximum tokens per step.")
+@store_option(help="Take known rows from these stores, and add new ones.")
+@click.option(
+    "--store-accept",
+    type=click.Choice(["same", "close"]),
+    default="same",
+    show_default=True,
+    help="Rows that are taken: the same to the bit, or also of another device or T.",
+)
 @cache_dir_option(help="Keeps compiled kernels.")
 @format_option("embeddings", formats.EMBED_FORMAT)
 @step(
     "embed",
     *("shard", "sequences", "model", "device", "backend", "compute_dtype", "tokens_per_step"),
-    *("steps", "retries", "recomputed_float32"),
+    *("steps", "retries", "recomputed_float32", "known"),
 )
 def embed(cache_dir: Path | None, **options: Any) -> Any:
     """Run ESM-2 over a planned shard and write one vector per sequence.
@@ -56,12 +65,27 @@ def embed(cache_dir: Path | None, **options: Any) -> Any:
     With `--pooling=none` and `--pseudo-perplexity`, further arrays are written beside it:
     SHARD.residues.npy and SHARD.pseudo_perplexity.npy.
     """
-    from virnucpro.cli.device import claim_gpu
+    from virnucpro.cli.device import claim_gpu, keep_kernels
 
-    options["device"], sha256 = claim_gpu(options["device"], options["weights"], cache_dir)
-    from virnucpro.embed.job import EmbedOptions, ShardFiles
+    keep_kernels(cache_dir)
+    if options["store"] and (known := _fill(options)) is not None:
+        return known
+    options["device"], sha256 = claim_gpu(options["device"], options["weights"])
     from virnucpro.embed.shard import embed_shard
 
-    names = ShardFiles.__dataclass_fields__
-    files = ShardFiles(**{name: options.pop(name) for name in names})
-    return embed_shard(files, EmbedOptions(**options), sha256)
+    return embed_shard(*_files_and_options(options), sha256)
+
+
+def _fill(options: dict[str, Any]) -> Any:
+    """Take a shard from stores that know all of it, before a device is claimed; else None."""
+    from virnucpro.embed.shard import fill_shard
+
+    return fill_shard(*_files_and_options(options))
+
+
+def _files_and_options(options: dict[str, Any]) -> tuple[Any, Any]:
+    from virnucpro.embed.job import EmbedOptions, ShardFiles
+
+    files = {name: options[name] for name in ShardFiles.__dataclass_fields__}
+    rest = {name: value for name, value in options.items() if name not in files}
+    return ShardFiles(**files), EmbedOptions(**rest)

@@ -6,6 +6,7 @@ An option whose help depends on the command is a function of it.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ __all__ = [
     "shard_argument",
     "shards_option",
     "step",
+    "store_option",
     "weights_option",
 ]
 
@@ -120,6 +122,15 @@ def output_dtype_option(
         show_default=True,
         help=help,
     )
+
+
+def store_option(*, help: str) -> Callable[[Command], Command]:
+    """Add ``--store``: folders, joined by colons as in a search path."""
+
+    def parse(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[Path, ...]:
+        return tuple(Path(folder) for folder in value.split(os.pathsep) if folder)
+
+    return click.option("--store", default="", callback=parse, metavar="DIR[:DIR...]", help=help)
 
 
 def cache_dir_option(*, help: str) -> Callable[[Command], Command]:

@@ -24,6 +24,7 @@ from virnucpro.cli.options import (
     records_option,
     shards_option,
     step,
+    store_option,
 )
 
 __all__ = ["report"]
@@ -55,13 +56,7 @@ def report() -> None:
 @layers_option(help="Layers that will be kept.")
 @pooling_option
 @output_dtype_option(help="What the embeddings will be written in.")
-@click.option(
-    "--store",
-    "stores",
-    multiple=True,
-    type=DIRECTORY,
-    help="Also say what this store has already; may be given several times.",
-)
+@store_option(help="Also say what these stores have already.")
 @pseudo_perplexity_option
 @dtype_option
 @_report_format_option
@@ -71,7 +66,7 @@ def report_plans(
     layers: tuple[int, ...],
     pooling: str,
     output_dtype: str,
-    stores: tuple[Path, ...],
+    store: tuple[Path, ...],
     pseudo_perplexity: str,
     dtype: str,
     **options: Any,
@@ -88,9 +83,9 @@ def report_plans(
         known = KNOWN_MODELS.get(model)
         dim = known.dim if known else None
         workload = Workload(model, dim, len(layers), output_dtype, residues=pooling == "none")
-        if stores:
+        if store:
             lookup = StoreLookup(
-                Store(stores),
+                Store(store),
                 model=model,
                 layers=layers,
                 last_layer=known.layers if known else None,

@@ -10,11 +10,12 @@ import torch
 
 from virnucpro import __version__
 from virnucpro.data.dataset import SequenceDataset
+from virnucpro.embed.budget import Budget
 from virnucpro.embed.readout import Readout
 from virnucpro.embed.receipt import ShardRequest
 from virnucpro.embed.request import make_readout
 from virnucpro.formats import EXTRA_ARRAYS, extra_path
-from virnucpro.model.devices import device_name, dtype_name, select_device, select_dtype
+from virnucpro.model.devices import DTYPES, device_name, dtype_name, select_device, select_dtype
 from virnucpro.model.receipt import read_receipt
 from virnucpro.plan.plan import Plan, read_plan
 
@@ -55,6 +56,8 @@ class EmbedOptions:
         pseudo_perplexity: one of `virnucpro.embed.request.PSEUDO_PERPLEXITIES`.
         output_dtype: ``float32`` or ``float16``, of the arrays.
         token_budget: no step is larger than this; None for what was measured.
+        store: folders of stores, from which known rows are taken; the first gets new ones.
+        store_accept: one of `virnucpro.store.request.ACCEPTED`.
     """
 
     device: str = "auto"
@@ -64,6 +67,8 @@ class EmbedOptions:
     pseudo_perplexity: str = "none"
     output_dtype: str = "float32"
     token_budget: int | None = None
+    store: tuple[Path, ...] = ()
+    store_accept: str = "same"
 
     @property
     def extras(self) -> list[str]:
@@ -90,8 +95,15 @@ class ShardJob:
     request: ShardRequest
 
 
-def prepare_job(files: ShardFiles, options: EmbedOptions) -> ShardJob:
+def prepare_job(
+    files: ShardFiles, options: EmbedOptions, measured: Budget | None = None
+) -> ShardJob:
     """Read plan, shard and receipt of the weights, check them, and choose device and dtype.
+
+    Args:
+        files: where things are.
+        options: what to compute and on what.
+        measured: take device and dtype from this, and look for no device.
 
     Raises:
         InputError: the options ask for a device, dtype or layer that is not there.
@@ -108,10 +120,13 @@ def prepare_job(files: ShardFiles, options: EmbedOptions) -> ShardJob:
         pseudo_perplexity=options.pseudo_perplexity,
         output_dtype=options.output_dtype,
     )
-    device, why_device = select_device(options.device)
-    dtype, why_dtype = select_dtype(options.dtype, device)
-    logger.info("device: %s (%s)", device_name(device), why_device)
-    logger.info("dtype: %s (%s)", dtype_name(dtype), why_dtype)
+    if measured is not None:
+        device, dtype = torch.device("cpu"), DTYPES[measured.dtype]
+    else:
+        device, why_device = select_device(options.device)
+        dtype, why_dtype = select_dtype(options.dtype, device)
+        logger.info("device: %s (%s)", device_name(device), why_device)
+        logger.info("dtype: %s (%s)", dtype_name(dtype), why_dtype)
     request = ShardRequest(
         shard=files.shard.stem,
         plan_hash=plan.content_hash,
@@ -124,7 +139,7 @@ def prepare_job(files: ShardFiles, options: EmbedOptions) -> ShardJob:
         pseudo_perplexity=options.pseudo_perplexity,
         compute_dtype=dtype_name(dtype),
         dtype=options.output_dtype,
-        device=device_name(device),
+        device=device_name(device) if measured is None else measured.device,
         versions={"virnucpro": __version__, "torch": torch.__version__},
     )
     shape = len(options.layers), model.dim

@@ -123,6 +123,16 @@ class ShardOutput:
         return not self._files.embeddings.exists()
 
     @property
+    def vectors(self) -> dict[str, np.ndarray]:
+        """The arrays of which each sequence has one row, by name."""
+        scores = {} if self._perplexity is None else {"pseudo_perplexity": self._perplexity}
+        return {"embeddings": self._embeddings, **scores}
+
+    def mark_known(self, rows: np.ndarray) -> None:
+        """Count sequences, [sequences] bool, as written: their rows are there already."""
+        self._times_written[rows[self.plan.row]] = 1
+
+    @property
     def steps(self) -> list[StepRecord]:
         """What was noted of the steps so far, in their order."""
         return [self._steps[number] for number in sorted(self._steps)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import Future
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ import torch
 from virnucpro.data.collators import VarlenCollator
 from virnucpro.data.dataloader_utils import create_async_dataloader
 from virnucpro.embed.batch import PackedBatch
+from virnucpro.embed.budget import read_budget
 from virnucpro.embed.closeness import SAMPLE, closeness_to_float32
 from virnucpro.embed.engine import Engine
 from virnucpro.embed.exact import ExactModel
@@ -30,17 +31,19 @@ from virnucpro.embed.output import OutputFiles, ShardOutput
 from virnucpro.embed.pieces import Pieces, pieces_directory
 from virnucpro.embed.receipt import ShardReceipt, ShardRequest, read_receipt, write_receipt
 from virnucpro.embed.step import StepShape
-from virnucpro.embed.tokens import choose_tokens_per_step
+from virnucpro.embed.stored import Taken, give_rows, stored_request, take_rows
+from virnucpro.embed.tokens import choose_tokens_per_step, limit_tokens
 from virnucpro.embed.trace import StepRecord
 from virnucpro.errors import VirnucproError
 from virnucpro.files import remove, sha256_in_background, sha256_of, write_bytes
 from virnucpro.formats import EMBED_FORMAT, EXTRA_ARRAYS
 from virnucpro.model.esm2 import PackedESM2
 from virnucpro.model.loading import load_model
+from virnucpro.plan.plan import pack_missing
 from virnucpro.progress import Progress
 from virnucpro.sequences.alphabet import SPECIAL_TOKENS
 
-__all__ = ["embed_shard"]
+__all__ = ["embed_shard", "fill_shard"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,10 +70,49 @@ def embed_shard(
         receipt = _compute(job, weights_sha256 or sha256_in_background(files.weights))
     else:
         logger.info("shard %s is finished already: its receipt and its bytes agree", files.shard)
-    remove(pieces_directory(files.embeddings))
-    for name in set(EXTRA_ARRAYS).difference(options.extras):  # of an earlier request
-        remove(files.extras[name])
+    _clear(job)
     return receipt
+
+
+def fill_shard(files: ShardFiles, options: EmbedOptions) -> ShardReceipt | None:
+    """Take all rows of a shard from stores, if these know them: without weights, without a device.
+
+    What would be asked for is told by the measured token budget.
+
+    Args:
+        files: where things are.
+        options: what would be computed.
+
+    Returns:
+        The receipt, or None where something is left to compute; nothing is written then.
+
+    Raises:
+        InputError: as `embed_shard`.
+        DataError: as `embed_shard`.
+    """
+    budget = read_budget(files.budget)
+    job = prepare_job(files, options, budget)
+    differs = options.dtype not in ("auto", budget.dtype) or (
+        (budget.weights_sha256, budget.readout) != (job.request.weights_sha256, job.readout.facts())
+    )
+    if differs or not options.store or "residues" in options.extras:
+        return None
+    tokens = limit_tokens(budget, job.plan, options.token_budget, files.budget)
+    with _reserve(job) as output:
+        request = stored_request(job, backend=budget.backend, tokens_per_step=tokens)
+        taken = take_rows(job, request, output, only_all=True)
+        if not taken.all:
+            return None
+        receipt = _seal(job, output, taken)
+    _clear(job)
+    return receipt
+
+
+def _clear(job: ShardJob) -> None:
+    """Remove what a finished shard needs no more, also of an earlier request."""
+    remove(pieces_directory(job.files.embeddings))
+    for name in set(EXTRA_ARRAYS).difference(job.options.extras):
+        remove(job.files.extras[name])
 
 
 def _finished(files: ShardFiles, request: ShardRequest) -> ShardReceipt | None:
@@ -95,14 +137,9 @@ def _finished(files: ShardFiles, request: ShardRequest) -> ShardReceipt | None:
 
 
 def _compute(job: ShardJob, weights_sha256: Future[str]) -> ShardReceipt:
-    """Compute a shard and publish it, unless another job has finished the same one meanwhile."""
+    """Compute what stores do not know of a shard, and publish it."""
     files, readout = job.files, job.readout
-    targets = OutputFiles(
-        files.embeddings, **{name: files.extras[name] for name in job.options.extras}
-    )
-    with ShardOutput.reserve(
-        targets, job.plan, job.vector_shape, job.options.output_dtype, readout.pooling
-    ) as output:
+    with _reserve(job) as output:
         load = partial(
             load_model,
             *(files.weights, files.model_receipt),
@@ -116,34 +153,57 @@ def _compute(job: ShardJob, weights_sha256: Future[str]) -> ShardReceipt:
             *(files.budget, model, job.plan, job.request.weights_sha256, readout),
             job.options.token_budget,
         )
+        request = stored_request(job, backend=model.backend.name, tokens_per_step=tokens)
+        taken = take_rows(job, request, output)
         collator = _collator(job, tokens)
-        _run_steps(job, model, exact, collator, output, pieces)
-        hashes = output.finish()
-        receipt = ShardReceipt(
-            **vars(job.request),
-            array_sha256=hashes.pop("embeddings"),
-            extras=hashes,
-            shape=[job.plan.sequences, *job.vector_shape],
-            layers=list(readout.layers),
-            backend=model.backend.name,
-            tokens_per_step=tokens,
-            quarantined=output.quarantined(),
-            steps=len(output.steps),
-            retries=sum(step.retries for step in output.steps),
-            recomputed_float32=sum(step.recomputed for step in output.steps),
-            closeness=_closeness(job, model, exact, collator),
-        )
-        first = _finished(files, job.request)
-        if first is None:
-            output.publish()
-            write_bytes(files.trace, output.trace())
-            write_receipt(files.receipt, receipt)
-            return receipt
+        _run_steps(job, model, exact, collator, output, pieces, taken)
+        return _seal(job, output, taken, _closeness(job, model, exact, collator))
+
+
+def _reserve(job: ShardJob) -> AbstractContextManager[ShardOutput]:
+    """Reserve the space of a shard's arrays."""
+    extras = {name: job.files.extras[name] for name in job.options.extras}
+    targets = OutputFiles(job.files.embeddings, **extras)
+    return ShardOutput.reserve(
+        targets, job.plan, job.vector_shape, job.options.output_dtype, job.readout.pooling
+    )
+
+
+def _seal(
+    job: ShardJob, output: ShardOutput, taken: Taken, closeness: dict[str, float] | None = None
+) -> ShardReceipt:
+    """Publish a shard and then its receipt, unless another job has finished the same meanwhile."""
+    hashes = output.finish()
+    retries = sum(step.retries for step in output.steps)
+    receipt = ShardReceipt(
+        **vars(job.request),
+        array_sha256=hashes.pop("embeddings"),
+        extras=hashes,
+        shape=[job.plan.sequences, *job.vector_shape],
+        layers=list(job.readout.layers),
+        backend=taken.request.backend,
+        tokens_per_step=taken.request.tokens_per_step,
+        quarantined=output.quarantined(),
+        steps=len(output.steps),
+        retries=retries,
+        recomputed_float32=sum(step.recomputed for step in output.steps),
+        closeness=closeness,
+        request=None if retries else taken.request,
+        known=int(np.count_nonzero(taken.rows)),
+        close=taken.close,
+    )
+    first = _finished(job.files, job.request)
+    if first is None:
+        output.publish()
+        write_bytes(job.files.trace, output.trace())
+        write_receipt(job.files.receipt, receipt)
+        give_rows(job, taken, output)
+        return receipt
     same = first.array_sha256 == receipt.array_sha256
     logger.log(
         logging.INFO if same else logging.WARNING,
         "another job finished %s first; its result stays, this one %s",
-        files.embeddings,
+        job.files.embeddings,
         "is the same" if same else "has other bits and is dropped",
     )
     return first
@@ -181,11 +241,14 @@ def _run_steps(
     collator: VarlenCollator,
     output: ShardOutput,
     pieces: Pieces | None,
+    taken: Taken,
 ) -> None:
-    """Run all steps that are not in pieces, each of one shape."""
+    """Run all steps that are not in pieces, each of one shape, on what was not taken."""
     plan, readout, tokens = job.plan, job.readout, collator.max_tokens_per_batch
     loader = create_async_dataloader(job.items, collator, num_workers=0, token_budget=tokens)
     sampler: Any = loader.batch_sampler
+    if taken.rows.any():
+        sampler.batches = pack_missing(plan, taken.rows, tokens)
     steps = sampler.batches  # of each the numbers of its items
     longest, largest = plan.max_sequence_length + SPECIAL_TOKENS, max(map(len, steps), default=1)
     engine = Engine(
@@ -196,7 +259,7 @@ def _run_steps(
     )
     left = pieces.restore(output, steps, tokens) if pieces else list(range(len(steps)))
     sampler.batches = [steps[number] for number in left]
-    total = int(plan.tokens.sum())
+    total = sum(int(plan.tokens[step].sum()) for step in steps)
     waiting = sum(int(plan.tokens[step].sum()) for step in sampler.batches)
     progress = Progress(total, what=f"shard {job.request.shard}:", done=total - waiting)
     results = engine.stream(map(PackedBatch.from_collated, loader))

@@ -14,7 +14,7 @@ from virnucpro.model.esm2 import PackedESM2
 from virnucpro.plan.plan import Plan
 from virnucpro.sequences.alphabet import SPECIAL_TOKENS
 
-__all__ = ["choose_tokens_per_step"]
+__all__ = ["choose_tokens_per_step", "limit_tokens"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,11 @@ def choose_tokens_per_step(
         DataError: the budget is missing or not a budget.
     """
     budget = _budget_here(read_budget(measured), model, plan, weights_sha256, readout)
+    return limit_tokens(budget, plan, limit, measured)
+
+
+def limit_tokens(budget: Budget, plan: Plan, limit: int | None, path: Path) -> int:
+    """Return T of a budget for a shard; arguments and errors as of `choose_tokens_per_step`."""
     tokens = budget.tokens_per_step
     if limit is not None and limit < tokens:
         logger.info("tokens per step: %d, limited from %d", limit, tokens)
@@ -51,7 +56,7 @@ def choose_tokens_per_step(
     if tokens < longest:
         raise InputError(
             f"a step of {tokens} tokens cannot hold a sequence of {longest} tokens",
-            path=measured,
+            path=path,
             hint="lower plan.max_sequence_length, or use a device with more memory",
         )
     if tokens > plan.token_budget:

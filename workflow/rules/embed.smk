@@ -28,6 +28,7 @@ rule embed:
         runtime=embed_minutes,
         token_budget=step_tokens,
         device=lookup(within=config, dpath="embed/device"),
+        store=stores(),
         cache_dir=lookup(within=config, dpath="cache_dir"),
         # Not params: with the rerun trigger `params`, another path would be embedded again.
         shard=shard_fasta,
@@ -37,13 +38,14 @@ rule embed:
     params:
         dtype=option("embed/dtype"),
         readout=readout_options(),
+        accept=option("store_accept"),
         format=format_option("embed"),
     shell:
         "virnucpro embed --plan {input.plan:q} --weights {resources.weights:q}"
         " --model-receipt {resources.model_receipt:q} --budget {resources.budget:q}"
         " --embeddings {output.embeddings:q} --receipt {output.receipt:q}"
         " --trace {output.trace:q} --device {resources.device:q}"
-        " --cache-dir {resources.cache_dir:q}"
+        " --cache-dir {resources.cache_dir:q} --store {resources.store:q} {params.accept:q}"
         " --token-budget {resources.token_budget:q} {params.dtype:q} {params.readout:q}"
         " {params.format:q}"
         " -- {resources.shard:q} 2> {log:q}"

@@ -100,7 +100,7 @@ def remember_contents(memory, known):
 
 def stored():
     """Return the names of all segments of the stores, of which there are few, each for many rows."""
-    paths = [Path(path) for path in config["store"]]
+    paths = [Path(here(path)) for path in config["store"]]
     return [
         [str(path), sorted(map(str, path.glob("[0-9a-f]*/[0-9a-f]*")))]
         for path in paths

@@ -1,5 +1,6 @@
 """Params of the rules: the configuration as options of the command line, and the files it asks for."""
 
+import os
 from pathlib import Path
 
 
@@ -99,9 +100,9 @@ def readout_options():
     ]
 
 
-def store_options():
-    """The stores as options, `--store=DIR` each."""
-    return [f"--store={path}" for path in config["store"]]
+def stores():
+    """The folders of the stores, joined as in a search path."""
+    return os.pathsep.join(here(path) for path in config["store"])
 
 
 def extra_arrays():

@@ -16,6 +16,7 @@ rule plan_report:
     resources:
         mem_mb=grows_with_attempt(4000),
         runtime=grows_with_attempt(60),
+        store=stores(),
         cache_dir=lookup(within=config, dpath="cache_dir"),
     params:
         shards=folder_of("manifest"),
@@ -26,14 +27,13 @@ rule plan_report:
         output_dtype=option("embed/output_dtype"),
         pseudo_perplexity=option("embed/pseudo_perplexity"),
         dtype=option("embed/dtype"),
-        store=store_options(),
         format=format_option("report"),
     shell:
         "virnucpro report plans --shards {params.shards:q} --plans {params.plans:q}"
         " --records {input.records:q} --json {output.json:q} --tsv {output.tsv:q}"
         " --cache-dir {resources.cache_dir:q} {params.model:q} {params.layers:q}"
         " {params.pooling:q} {params.output_dtype:q} {params.pseudo_perplexity:q}"
-        " {params.dtype:q} {params.store:q} {params.format:q} 2> {log:q}"
+        " {params.dtype:q} --store {resources.store:q} {params.format:q} 2> {log:q}"
         " && cat {log:q}"
 
 

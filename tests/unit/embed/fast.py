@@ -43,6 +43,7 @@ class Engine:
     before = staticmethod(lambda _number: None)
     seconds = 0.0
     launched = 0
+    splits = True  # whether some steps are said to have been split
 
     def __init__(self, _model, shape, readout, _exact_model):
         self.shape, self.layers = shape, readout.layers
@@ -83,7 +84,7 @@ class Engine:
                 for row, length in zip(result.pooled, lengths, strict=True)
             ]
         result.recomputed = len(result.failures)
-        result.splits = int(result.pooled[0, 0, 1] < 0.1)
+        result.splits = int(self.splits and result.pooled[0, 0, 1] < 0.1)
         return result
 
 
@@ -104,7 +105,9 @@ def fast(monkeypatch):
     return Engine
 
 
-def make_files(folder, count=300, token_budget=256, out="out", longest=150, **options):
+def make_files(
+    folder, count=300, token_budget=256, out="out", longest=150, proteins=None, **options
+):
     """A shard and its plan, and the budget of a device that is not there."""
     folder.mkdir(parents=True, exist_ok=True)
     files = ShardFiles(
@@ -117,7 +120,7 @@ def make_files(folder, count=300, token_budget=256, out="out", longest=150, **op
         receipt=folder / out / "00000.json",
         trace=folder / out / "00000.trace.tsv",
     )
-    write_shard(files.shard, random_proteins(count, longest))
+    write_shard(files.shard, proteins or random_proteins(count, longest))
     plan_shard(
         files.shard,
         files.plan,
