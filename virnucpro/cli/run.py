@@ -14,7 +14,13 @@ import click
 from virnucpro.cli.configuration import given_values, key_options
 from virnucpro.cli.options import DIRECTORY, POSITIVE
 from virnucpro.cli.shipped import EXAMPLE, SNAKEFILE, shipped
-from virnucpro.cli.workdir import find_samples, is_prepared, write_workdir
+from virnucpro.cli.workdir import (
+    find_files,
+    find_samples,
+    input_type_of,
+    is_prepared,
+    write_workdir,
+)
 from virnucpro.errors import InputError
 
 __all__ = ["run"]
@@ -25,6 +31,7 @@ logger = logging.getLogger(__name__)
 _FLOPS_A_CORE = 35e9
 _ARCHIVES = frozenset({".gz", ".bz2", ".xz", ".zst"})
 _COMPRESSED = 2.0  # bytes of residues in a byte of a compressed FASTA file
+_CODING = 0.3  # residues of genes in a base of a contig
 
 
 class _Run(click.Command):
@@ -48,7 +55,9 @@ class _Run(click.Command):
 
 
 @click.command(cls=_Run)
-@click.argument("fasta", nargs=-1, type=click.Path(exists=True, path_type=Path))
+@click.argument(
+    "files", nargs=-1, metavar="[FILE]...", type=click.Path(exists=True, path_type=Path)
+)
 @click.option(
     "-o",
     "--out",
@@ -62,7 +71,7 @@ class _Run(click.Command):
 )
 @click.option("--cores", type=POSITIVE, help="CPU cores to use.  [default: all]")
 def run(
-    fasta: tuple[Path, ...],
+    files: tuple[Path, ...],
     out: Path,
     example: bool,
     plan_only: bool,
@@ -70,40 +79,51 @@ def run(
     snakemake_options: list[str],
     **parameters: Any,
 ) -> None:
-    """Embed FASTA files: all steps, by Snakemake.
+    """Embed proteins, or the genes of contigs: all steps, by Snakemake.
 
-    Each file is a sample of its own; a folder stands for the FASTA files in it. Writes a
-    configuration and a sample sheet into the working directory. The same command again does what is
-    left; with other options or files, what they change. Without FASTA files the working directory
-    is taken as it stands, for those who have edited it.
+    FILE is FASTA of proteins or of contigs, or GenBank, told by its content unless --input-type is
+    given. Each file is a sample of its own; a folder stands for the FASTA and GenBank files in it.
+
+    Writes a configuration and a sample sheet into the working directory. The same command again
+    does what is left; with other options or files, only what they change. Without FILE, runs the
+    working directory as it stands, also after you have edited it.
     """
     values = given_values(parameters)
     if example:
-        fasta = (*fasta, shipped(EXAMPLE))
+        files = (*files, shipped(EXAMPLE))
         values.setdefault("model", "demo")
-    if fasta:
-        _prepare(out, fasta, values)
+    if files:
+        _prepare(out, files, values)
     elif values or not is_prepared(out):
         raise InputError(
-            "no FASTA file is given"
+            "options are given, but no file"
             if values
-            else f"no FASTA file is given, nor is {out} prepared",
+            else f"no file is given, and {out} has no config/samples.tsv to run",
             hint="virnucpro run proteins.faa -o DIR --model NAME; or --example",
         )
     _become_snakemake(out, cores, ["plans"] if plan_only else [], snakemake_options)
 
 
-def _prepare(out: Path, fasta: Sequence[Path], values: dict[str, Any]) -> None:
-    """Write the working directory, and say what a run without a GPU takes."""
+def _prepare(out: Path, given: Sequence[Path], values: dict[str, Any]) -> None:
+    """Write the working directory; say what the files are, and what a run without a GPU takes."""
+    from virnucpro.genes.finder import finder_versions
+
     if "model" not in values:
         raise InputError(
             "no --model is given",
             hint="`virnucpro model list` has the names; demo has random weights, for trying",
         )
-    samples = find_samples(fasta)
+    files = find_files(given)
+    if "input_type" not in values:
+        values["input_type"], reason = input_type_of(files)
+        if values["input_type"] != "protein":
+            logger.info("%s", reason)
+    if values["input_type"] == "contigs":
+        finder_versions()  # refuses to begin without them
+    samples = find_samples(files)
     for change in write_workdir(out, samples, values):
         logger.info("%s", change)
-    if note := cpu_note(list(samples.values()), values):
+    if note := cpu_note(files, values):
         logger.warning("%s", note)
 
 
@@ -111,7 +131,7 @@ def cpu_note(files: Sequence[Path], values: dict[str, Any]) -> str | None:
     """Say what a run takes that will compute on the CPU, or return None where it won't.
 
     Args:
-        files: FASTA files.
+        files: FASTA or GenBank.
         values: given ones of the configuration, by dotted name.
     """
     from virnucpro.embed.device_lock import visible_devices
@@ -127,6 +147,8 @@ def cpu_note(files: Sequence[Path], values: dict[str, Any]) -> str | None:
     tokens = sum(
         path.stat().st_size * (_COMPRESSED if path.suffix in _ARCHIVES else 1.0) for path in files
     )
+    if values.get("input_type") == "contigs":
+        tokens *= _CODING
     operations = 2.0 * KNOWN_MODELS[values["model"]].parameters() * tokens
     minutes = operations / (cores * _FLOPS_A_CORE) / 60
     return (

@@ -7,12 +7,13 @@ give embeddings without meaning.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from virnucpro.errors import InputError
 from virnucpro.sequences.alphabet import RESIDUES
 from virnucpro.sequences.fasta import Record
 
-__all__ = ["are_nucleotides", "refuse_nucleotides"]
+__all__ = ["Letters", "are_nucleotides", "count_letters", "refuse_nucleotides"]
 
 _SHARE = 0.95
 _RECORDS = 1_000
@@ -37,11 +38,54 @@ def are_nucleotides(residues: bytes) -> bool:
     return all(_count(residues, kind) for kind in kinds)
 
 
+@dataclass
+class Letters:
+    """The letters of the first records of a file, which decide whether they are nucleotides."""
+
+    records: int = 0
+    letters: int = 0  # of amino acids, to which those of nucleotides belong
+    nucleotides: int = 0  # A, C, G, T, U and N
+
+    def add(self, record: Record) -> None:
+        """Count a record's letters."""
+        self.records += 1
+        self.letters += _count(record.residues, _AMINO_ACIDS)
+        self.nucleotides += _count(record.residues, _NUCLEOTIDES)
+
+    @property
+    def are_enough(self) -> bool:
+        """Whether there are enough of them: 50."""
+        return self.letters >= _FEWEST_LETTERS
+
+    @property
+    def are_nucleotides(self) -> bool:
+        """Whether there are enough of them, and at least 95% are A, C, G, T, U or N."""
+        return self.are_enough and self.nucleotides >= _SHARE * self.letters
+
+    @property
+    def suffice(self) -> bool:
+        """Whether later records need not be looked at: after 1,000, or a million letters."""
+        return self.records >= _RECORDS or self.letters >= _LETTERS
+
+
+def count_letters(records: Iterable[Record]) -> Letters:
+    """Count the letters of a file's first records, until they suffice.
+
+    Raises:
+        InputError: see the reader of the records.
+    """
+    found = Letters()
+    for record in records:
+        found.add(record)
+        if found.suffice:
+            break
+    return found
+
+
 def refuse_nucleotides(records: Iterable[Record]) -> Iterator[Record]:
     """Pass the records of one file on, unless they look like nucleotides.
 
-    It is decided once, after 1,000 records or a million letters or at the end: nucleotides are
-    where at least 95% of the letters, of at least 50, are A, C, G, T, U or N.
+    It is decided once, by `Letters`, as soon as the letters suffice or at the end.
 
     Args:
         records: the records of one file, in order.
@@ -54,22 +98,21 @@ def refuse_nucleotides(records: Iterable[Record]) -> Iterator[Record]:
     """
     stream = iter(records)
     first: Record | None = None
-    letters = nucleotides = 0
-    for count, record in enumerate(stream, 1):
+    found = Letters()
+    for record in stream:
         first = first or record
-        letters += _count(record.residues, _AMINO_ACIDS)
-        nucleotides += _count(record.residues, _NUCLEOTIDES)
+        found.add(record)
         yield record
-        if count >= _RECORDS or letters >= _LETTERS:
+        if found.suffice:
             break
-    if first is not None and letters >= _FEWEST_LETTERS and nucleotides >= _SHARE * letters:
+    if first is not None and found.are_nucleotides:
         raise InputError(
-            f"looks like nucleotides: {nucleotides / letters:.1%} of the first {letters:,} letters "
-            "are A, C, G, T, U or N, and proteins are expected",
+            f"looks like nucleotides: {found.nucleotides / found.letters:.1%} of the first "
+            f"{found.letters:,} letters are A, C, G, T, U or N, and proteins are expected",
             path=first.path,
             line=first.line,
-            hint="set input_type: contigs, with which the genes are found first, or "
-            "input_type: any (--input-type any) if these letters are meant as they are",
+            hint="set input_type: contigs (--input-type contigs), which finds the genes first, or "
+            "input_type: any (--input-type any) if these letters are residues",
         )
     yield from stream
 

@@ -1,5 +1,6 @@
 """`virnucpro run`: what it writes and calls. Snakemake itself: tests/workflow/test_ways.py."""
 
+import gzip
 import os
 import sys
 from pathlib import Path
@@ -10,13 +11,17 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.genes.flat_files import cds, entry
+from tests.unit.genes.genomes import fasta, genome
 from virnucpro.cli import cli, configuration
 from virnucpro.cli import run as run_module
 from virnucpro.cli.configuration import changes, config_text, configuration_keys
 from virnucpro.cli.shipped import SCHEMA, SNAKEFILE, shipped
-from virnucpro.cli.workdir import find_samples
+from virnucpro.cli.workdir import find_files, find_samples
 from virnucpro.embed import device_lock
 from virnucpro.errors import InputError
+from virnucpro.genes import finder
+from virnucpro.genes.detect import detect_input_type
 
 
 class Called(BaseException):
@@ -178,10 +183,10 @@ def test_nobody_gets_random_weights_without_asking(run):
 
 
 def test_without_fasta_files_a_folder_has_to_be_there_and_options_have_no_place(run):
-    with pytest.raises(InputError, match="nor is out prepared"):
+    with pytest.raises(InputError, match="out has no config"):
         run("-o", "out")
     run("a.faa", "-o", "out", "--model", "demo")
-    with pytest.raises(InputError, match="no FASTA file is given"):
+    with pytest.raises(InputError, match="options are given, but no file"):
         run("-o", "out", "--model", "demo")
 
 
@@ -189,20 +194,23 @@ def test_without_fasta_files_a_folder_has_to_be_there_and_options_have_no_place(
 
 
 def test_a_folder_becomes_one_sample_a_file_by_name(tmp_path):
-    for name in ("b.faa.gz", "a.fasta", "notes.txt", "c.d.FAA", ".hidden", "genes.fna"):
+    names = ("b.faa.gz", "a.fasta", "notes.txt", "c.d.FAA", ".hidden", "e.fna", "f.gbff.gz")
+    for name in names:
         (tmp_path / name).write_text("")
     (tmp_path / "deeper.faa").mkdir()
-    assert find_samples([tmp_path]) == {
+    assert find_samples(find_files([tmp_path])) == {
         "a": tmp_path / "a.fasta",
         "b": tmp_path / "b.faa.gz",
         "c.d": tmp_path / "c.d.FAA",
+        "e": tmp_path / "e.fna",
+        "f": tmp_path / "f.gbff.gz",
     }
 
 
 def test_a_folder_without_fasta_files_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(InputError, match="no file ends as FASTA"):
-        find_samples([tmp_path])
+    with pytest.raises(InputError, match="no file in it ends as FASTA or GenBank"):
+        find_files([tmp_path])
 
 
 def test_two_files_of_one_name_are_refused_and_one_file_twice_is_one(tmp_path):
@@ -224,6 +232,76 @@ def test_a_sample_is_called_by_letters_that_the_sheet_allows(tmp_path, name, sam
             find_samples([tmp_path / name])
     else:
         assert list(find_samples([tmp_path / name])) == [sample]
+
+
+# ---- the kind of input --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kinds(run, monkeypatch):
+    """A file of each kind in the folder of the call; gives what is said of them."""
+    said = []
+    monkeypatch.setattr(run_module.logger, "info", lambda _format, *words: said.extend(words))
+    contigs = fasta({"c1": genome(4, 1), "c2": genome(3, 2)})
+    Path("contigs.fna").write_text(contigs)
+    Path("contigs.faa.gz").write_bytes(gzip.compress(contigs.encode()))
+    Path("phage.gbk").write_text(entry(genome(2, 3), cds("1..90")))
+    Path("proteins.txt").write_text(">p\n" + "MKTAYIAKQRQISFVKSHFSRQ" * 4 + "\n")
+    Path("reads.fastq").write_text("@r\nACGT\n+\nFFFF\n")
+    return said
+
+
+@pytest.mark.parametrize(
+    ("names", "input_type", "sentence"),
+    [
+        (["contigs.fna"], "contigs", "contigs.fna: nucleotides, on which"),
+        (["contigs.faa.gz"], "contigs", "contigs.faa.gz: nucleotides, on which"),
+        (["phage.gbk", "a.faa"], "genes", "phage.gbk: GenBank, whose annotated genes"),
+        (["proteins.txt", "reads.fastq"], "protein", None),  # the reads are refused later, by name
+        (["a.faa"], "protein", None),  # three letters tell nothing
+    ],
+)
+def test_what_a_file_holds_is_told_by_its_content_and_said(run, kinds, names, input_type, sentence):
+    run(*names, "-o", "out", "--model", "demo")
+    assert written()["input_type"] == input_type
+    assert [each.startswith(sentence or "") for each in kinds] == [True] * bool(sentence)
+    assert sentence is None or kinds[0].endswith(f"(input_type: {input_type})")
+
+
+def test_a_given_input_type_is_taken_whatever_the_files_hold(run, kinds):
+    run("contigs.fna", "proteins.txt", "-o", "out", "--model", "demo", "--input-type", "any")
+    assert written()["input_type"] == "any"
+    assert kinds == []
+
+
+def test_files_of_several_kinds_are_refused_by_name_before_anything_is_written(run, kinds):
+    with pytest.raises(InputError, match="of several kinds") as refused:
+        run("phage.gbk", "contigs.fna", "proteins.txt", "-o", "out", "--model", "demo")
+    for part in ("GenBank: phage.gbk", "nucleotides: contigs.fna", "proteins: proteins.txt"):
+        assert part in refused.value.message
+    assert not Path("out").exists()
+
+
+def test_contigs_without_their_gene_finder_are_refused_before_anything_is_written(
+    run, kinds, monkeypatch
+):
+    monkeypatch.setattr(finder, "_PROGRAMS", ("a-program-that-is-not-there",))
+    with pytest.raises(InputError, match="not installed"):
+        run("contigs.fna", "-o", "out", "--model", "demo")
+    assert not Path("out").exists()
+
+
+def test_a_contig_longer_than_what_is_read_is_still_told(tmp_path):
+    path = tmp_path / "one.fna"
+    path.write_text(f">c\n{genome(4, 1) * 3000}\n")
+    assert path.stat().st_size > 4 << 20
+    assert detect_input_type(path) == "contigs"
+
+
+def test_a_damaged_archive_is_no_kind_and_left_to_the_step_that_names_it(tmp_path):
+    path = tmp_path / "a.fna.gz"
+    path.write_bytes(gzip.compress(b">c\nACGT\n")[:-9])
+    assert detect_input_type(path) is None
 
 
 # ---- the configuration --------------------------------------------------------------------------
