@@ -16,6 +16,8 @@ BLOCKS = {"atomic_path", "atomic_directory", "scratch_directory", "staged_direct
 # Functions that write to a path which their caller has from one of the blocks, or no file at all.
 GIVEN_A_PATH = {
     "cli/__init__.py:_open_streams": "standard streams",
+    "genes/find.py:_find": "the files of genes, in atomic_path, a stack of them",
+    "genes/find.py:__init__": "one of these",
     "embed/device_lock.py": "a lock holds no data",
     "embed/output.py:_create": "the arrays of a shard, from embed_shard",
     "log.py": "the log",

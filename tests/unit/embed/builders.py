@@ -48,12 +48,12 @@ def random_proteins(count, longest=150, seed=0):
     return [random.choice(letters, n).tobytes() for n in random.integers(1, longest, size=count)]
 
 
-def make_demo(folder, longest):
-    """The demo model, converted, with its token budget at 512 tokens."""
+def make_demo(folder, longest, **asked):
+    """The demo model, converted, with its token budget from plans of 512 tokens."""
     weights, receipt = folder / "demo.safetensors", folder / "demo.json"
     fetch_model("demo", weights, receipt)
-    options = {"plan_token_budget": 512, "max_sequence_length": longest}
-    write_measured_budget(weights, receipt, folder / "budget.json", device="cpu", **options)
+    options = {"device": "cpu", "plan_token_budget": 512, "max_sequence_length": longest} | asked
+    write_measured_budget(weights, receipt, folder / "budget.json", **options)
     return folder
 
 

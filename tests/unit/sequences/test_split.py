@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from tests.unit.sequences.archives import COMPRESS
 from virnucpro.errors import DataError, InputError
 from virnucpro.files import read_json, sha256_of
+from virnucpro.formats import SPLIT_FORMAT
 from virnucpro.sequences import identifiers, outputs, summary
 from virnucpro.sequences import split as split_module
 from virnucpro.sequences.alphabet import normalise, sequence_key
@@ -153,7 +154,7 @@ def test_the_manifest_counts_what_is_in_the_files(tmp_path):
     (path,) = result.shards_dir.glob("*.fasta")
     shard = path.read_bytes()
     assert manifest == {
-        "format": 2,
+        "format": SPLIT_FORMAT,
         "records_sha256": hashlib.sha256(result.records_path.read_bytes()).hexdigest(),
         "quarantine_sha256": sha256_of(result.shards_dir / "quarantine.tsv"),
         "sample": "gut 1",
