@@ -53,6 +53,17 @@ class Key:
         return "__".join(("config", *self.path))
 
     @property
+    def is_list(self) -> bool:
+        """Whether its value is a list."""
+        return "items" in self.schema
+
+    @property
+    def items(self) -> Mapping[str, Any]:
+        """What the schema says of its value, or of each value of a list."""
+        items: Mapping[str, Any] = self.schema.get("items", self.schema)
+        return items
+
+    @property
     def default(self) -> Any:
         """Its value where nothing is said."""
         return self.schema["default"]
@@ -60,27 +71,28 @@ class Key:
     def option(self) -> click.Option:
         """Make it an option, ``--dtype``; without a value it comes as None, a list as ()."""
         names = [f"--{self.path[-1].replace('_', '-')}", self.parameter]
-        items = self.schema if self.schema["type"] != "array" else self.schema["items"]
         texts = [self.schema["description"]]
-        if items is not self.schema:
-            texts += [items["description"], "Once for each."]
-        if "format" in self.schema:
+        if self.is_list:
+            texts += [self.items["description"], "Once for each."]
+        if "format" in self.items:
             texts.append("Here, a relative path counts from the folder of the call.")
         shown = "none" if self.default == [] else self.default
         shown = " ".join(map(str, shown)) if isinstance(shown, list) else shown
         return click.Option(
             names,
-            type=_click_type(items),
-            multiple=items is not self.schema,
+            type=_click_type(self.items),
+            multiple=self.is_list,
             help=f"{' '.join(texts)}  [default: {shown}]",
         )
 
     def resolve(self, value: Any) -> Any:
         """Return a value that means the same in every folder: a path is made absolute."""
-        kind = self.schema.get("format")
+        if isinstance(value, tuple):
+            return [self.resolve(each) for each in value]
+        kind = self.items.get("format")
         is_name = kind == "name-or-path" and ("/" not in value or "://" in value)
         if kind is None or (is_name and not Path(value).is_file()):
-            return list(value) if isinstance(value, tuple) else value
+            return value
         return str(Path(value).expanduser().absolute())
 
 

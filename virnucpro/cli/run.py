@@ -153,7 +153,7 @@ def cpu_note(files: Sequence[Path], values: dict[str, Any]) -> str | None:
     minutes = operations / (cores * _FLOPS_A_CORE) / 60
     return (
         f"{why}: this will compute on the CPU, which takes about {_duration(minutes)} on "
-        f"{cores} cores; --plan-only says what GPUs would take"
+        f"{cores} cores if nothing is done yet; --plan-only says what GPUs would take"
     )
 
 

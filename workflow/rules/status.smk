@@ -39,7 +39,8 @@ def describe_run():
     if left := superseded():
         logger.info(
             f"  {len(left)} folders and files of earlier inputs or configurations are kept: they are "
-            "used again where these come back; `snakemake --cores 1 prune` removes them"
+            "used again where these come back, until prune removes them: "
+            "`snakemake --cores 1 prune`, or `virnucpro run -o DIR -- prune`"
         )
     for sample in list(SAMPLES)[:LISTED_SAMPLES]:
         logger.info(f"  {sample}: {describe_sample(sample)}")

@@ -121,10 +121,14 @@ def test_wrong_values_are_refused_before_anything_is_written(run, option):
 
 def test_paths_mean_the_same_in_the_working_directory(run, tmp_path):
     Path("mine.pt").write_bytes(b"")
-    run("a.faa", "-o", "out", "--model", "mine.pt", "--cache-dir", "cache")
+    run(
+        *("a.faa", "-o", "out", "--model", "mine.pt", "--cache-dir", "cache"),
+        *("--store", "mine", "--store", "/shared"),
+    )
     assert rows() == ["sample\tfasta", f"a\t{tmp_path}/a.faa"]
     assert written()["model"] == f"{tmp_path}/mine.pt"
     assert written()["cache_dir"] == f"{tmp_path}/cache"
+    assert written()["store"] == [f"{tmp_path}/mine", "/shared"]
     Path("demo").mkdir()  # a name stays a name
     run("a.faa", "-o", "named", "--model", "demo", "--container", "docker://lab/virnucpro:1")
     assert written("named")["model"] == "demo"
