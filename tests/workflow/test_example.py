@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from example.derive_lambda_proteins import (
 from tests.workflow.snakemake_runs import ROOT
 
 FASTA = ROOT / "example" / "phage_lambda.faa"
+GENES = ROOT / "example" / "lambda_genes.gbk"
 GENOME = Path(
     os.environ.get("LAMBDA_GENOME", "/usr/share/doc/bowtie2/examples/reference/lambda_virus.fa.gz")
 )
@@ -25,6 +28,13 @@ GENOME = Path(
 def test_example_is_what_the_script_derives_from_the_genome(tmp_path):
     write_fasta(proteins(read_genome(GENOME)), tmp_path / "again.faa")
     assert (tmp_path / "again.faa").read_bytes() == FASTA.read_bytes()
+
+
+@pytest.mark.skipif(not GENOME.exists(), reason="Debian's bowtie2-examples is not installed")
+def test_genes_are_what_the_script_derives_from_the_genome(tmp_path):
+    script, again = ROOT / "example" / "derive_lambda_genes.py", tmp_path / "again.gbk"
+    subprocess.run([sys.executable, script, GENOME, again], check=True)
+    assert again.read_bytes() == GENES.read_bytes()
 
 
 def read(path: Path) -> list[tuple[str, str]]:

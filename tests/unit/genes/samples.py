@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.unit.samples import Sample
 from virnucpro.genes.read import read_genes
+from virnucpro.merge.sample import merge_sample
 from virnucpro.plan.build import plan_shard
 from virnucpro.plan.parameters import PlanParameters
 from virnucpro.sequences.manifest import SplitParameters
@@ -46,3 +48,29 @@ class GeneSample(Sample):
             self.plans_dir / f"{name}.json",
             PlanParameters(64, self.max_sequence_length),
         )
+
+
+class ContigSample(GeneSample):
+    """A sample whose genes were found on contigs."""
+
+    @property
+    def prefixes(self) -> list[Path]:
+        return [path.with_name(path.name.removesuffix(".faa.gz")) for path in self.files]
+
+    def merge_contigs(self, **options):
+        return merge_sample(
+            shards_dir=self.shards_dir,
+            records=self.records,
+            plans_dir=self.plans_dir,
+            embeddings_dir=self.embeddings_dir,
+            output=self.output,
+            quarantine=self.quarantine,
+            genes=self.prefixes,
+            contigs=self.root / "contigs.tsv",
+            contig_means=self.root / "contigs.h5ad",
+            **options,
+        )
+
+    def table(self) -> list[dict[str, str]]:
+        with (self.root / "contigs.tsv").open(newline="") as handle:
+            return list(csv.DictReader(handle, delimiter="\t"))

@@ -1,6 +1,5 @@
 """contigs.tsv and contigs.h5ad: every contig once, and the mean over its genes."""
 
-import csv
 from pathlib import Path
 
 import anndata
@@ -10,7 +9,7 @@ import pytest
 
 import virnucpro.merge.contig_means as means_module
 from tests.unit.genes.genomes import fasta, genome
-from tests.unit.genes.samples import GeneSample
+from tests.unit.genes.samples import ContigSample
 from virnucpro.errors import DataError, InputError
 from virnucpro.files import read_json, write_json
 from virnucpro.genes.find import genes_of_file
@@ -27,32 +26,6 @@ FILES = (
     {"a": GOOD, "short": "ATGAAATAA", "twin": GOOD, "protein": "MKTAYIAKQRQ", "empty": ""},
     {"long": "ACGT" * 3_000, "b": genome(3, 2), "a_1": genome(2, 3)},
 )
-
-
-class ContigSample(GeneSample):
-    """A sample whose genes were found on contigs."""
-
-    @property
-    def prefixes(self) -> list[Path]:
-        return [path.with_name(path.name.removesuffix(".faa.gz")) for path in self.files]
-
-    def merge_contigs(self, **options):
-        return merge_sample(
-            shards_dir=self.shards_dir,
-            records=self.records,
-            plans_dir=self.plans_dir,
-            embeddings_dir=self.embeddings_dir,
-            output=self.output,
-            quarantine=self.quarantine,
-            genes=self.prefixes,
-            contigs=self.root / "contigs.tsv",
-            contig_means=self.root / "contigs.h5ad",
-            **options,
-        )
-
-    def table(self) -> list[dict[str, str]]:
-        with (self.root / "contigs.tsv").open(newline="") as handle:
-            return list(csv.DictReader(handle, delimiter="\t"))
 
 
 @pytest.fixture
