@@ -1,6 +1,6 @@
 """Every fault has a test, and docs/faults.md says which."""
 
-from tests.faults.table import FAULTS, column, held, written
+from tests.faults.table import FAULTS, ROOT, ROW, TABLE, column, held, written
 
 
 def test_every_fault_has_a_test():
@@ -16,3 +16,10 @@ def test_the_table_names_the_tests_there_are():
 def test_every_row_promises_something():
     assert list(written()) == list(FAULTS)
     assert all(len(promise) > 20 for promise, _ in written().values())
+
+
+def test_the_rows_are_one_table_and_the_readme_counts_them():
+    lines = TABLE.read_text().splitlines()
+    rows = [number for number, line in enumerate(lines) if ROW.match(line)]
+    assert rows == list(range(rows[0], rows[0] + len(FAULTS)))
+    assert f"[{len(FAULTS)} failure modes](docs/faults.md)" in (ROOT / "README.md").read_text()

@@ -29,6 +29,8 @@ __all__ = [
 #: The key that names the sample sheet, which is no option: `virnucpro run` writes the sheet.
 SHEET_KEY = "samples"
 
+# What `virnucpro run` does without these options, which is not to take the schema's default.
+_WITHOUT = {"model": "none, it has to be named", "input_type": "what the files hold"}
 _WIDTH = 98  # of a comment
 
 
@@ -76,8 +78,8 @@ class Key:
             texts += [self.items["description"], "Once for each."]
         if "format" in self.items:
             texts.append("Here, a relative path counts from the folder of the call.")
-        shown = "none" if self.default == [] else self.default
-        shown = " ".join(map(str, shown)) if isinstance(shown, list) else shown
+        default = self.default if self.is_list else [self.default]
+        shown = _WITHOUT.get(str(self)) or " ".join(map(str, default)) or "none"
         return click.Option(
             names,
             type=_click_type(self.items),

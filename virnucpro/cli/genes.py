@@ -31,7 +31,11 @@ __all__ = ["genes"]
     help="Look for no genes in longer contigs.",
 )
 @click.option(
-    "--processes", type=POSITIVE, default=1, show_default=True, help="That find genes at once."
+    "--processes",
+    type=POSITIVE,
+    default=1,
+    show_default=True,
+    help="Number of processes that find genes.",
 )
 @cache_dir_option(help="Keeps genes, addressed by the content of the file.")
 @click.option("--sha256", metavar="HEX", help="Expected SHA-256 of the file.")

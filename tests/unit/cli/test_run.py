@@ -89,6 +89,9 @@ def test_every_key_of_the_schema_but_the_sheet_is_an_option_with_its_choices():
         if key.path != ("samples",):
             assert f"--{key.path[-1].replace('_', '-')} " in text
     assert "[truncate|window]" in text
+    words = " ".join(text.split())
+    assert "[default: none, it has to be named]" in words  # not demo: random weights
+    assert "[default: what the files hold]" in words
     assert "--samples" not in text
 
 
