@@ -50,8 +50,8 @@ logger = logging.getLogger(__name__)
 def cli(verbose: bool, quiet: bool) -> None:
     """Turn FASTA files of viral proteins into ESM-2 embeddings, packed without padding.
 
-    `run` does everything: it calls a Snakemake workflow, which runs the commands listed below it, in
-    this order. Each can also be run by hand.
+    `run` does everything: it calls a Snakemake workflow, which runs the commands listed below it,
+    in this order. Each can also be run by hand.
     """
     log.configure(1 if verbose else -1 if quiet else 0)
 

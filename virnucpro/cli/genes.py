@@ -35,7 +35,7 @@ __all__ = ["genes"]
     type=POSITIVE,
     default=1,
     show_default=True,
-    help="Number of processes that find genes.",
+    help="Processes that find genes.",
 )
 @cache_dir_option(help="Keeps genes, addressed by the content of the file.")
 @click.option("--sha256", metavar="HEX", help="Expected SHA-256 of the file.")
