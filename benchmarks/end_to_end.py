@@ -127,18 +127,23 @@ def extract(weights: Path, fasta: Path, output: Path, device: torch.device) -> N
                 torch.save(result, output / f"{label}.pt")
 
 
-def prepare(folder: Path, weights: Path, options: argparse.Namespace) -> dict[str, Timed]:
-    """Do what the workflow does before it embeds; one shard, whatever its size."""
+def prepare_shard(folder: Path) -> dict[str, Timed]:
+    """Split and plan the proteins of a folder; one shard, whatever its size."""
     split = [
         *("split", folder / "proteins.fasta", "--sample", "random", "--shards", folder / "shards"),
         *("--records", folder / "records.parquet", "--shard-tokens", 2**40),
     ]
     timed = {"split": virnucpro_command(split)}
+    plan = [
+        *("plan", only_shard(folder), "--plan", folder / "plan.parquet"),
+        *("--report", folder / "plan.json"),
+    ]
+    return timed | {"plan": virnucpro_command(plan)}
+
+
+def prepare_model(folder: Path, weights: Path, options: argparse.Namespace) -> dict[str, Timed]:
+    """Convert the weights and measure their token budget."""
     names = {
-        "plan": [
-            *("plan", only_shard(folder), "--plan", folder / "plan.parquet"),
-            *("--report", folder / "plan.json"),
-        ],
         "fetch": [
             *("model", "fetch", weights, "--weights", folder / "model.safetensors"),
             *("--receipt", folder / "model.json"),
@@ -149,7 +154,7 @@ def prepare(folder: Path, weights: Path, options: argparse.Namespace) -> dict[st
             *("--device", options.device, "--dtype", options.dtype),
         ],
     }
-    return timed | {name: virnucpro_command(command) for name, command in names.items()}
+    return {name: virnucpro_command(command) for name, command in names.items()}
 
 
 def only_shard(folder: Path) -> Path:
@@ -237,7 +242,8 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, object]:
         f"{options.stored}",
         flush=True,
     )
-    before = {name: run.seconds for name, run in prepare(folder, weights, options).items()}
+    prepared = prepare_shard(folder) | prepare_model(folder, weights, options)
+    before = {name: run.seconds for name, run in prepared.items()}
     print("\nbefore, once: " + ", ".join(f"{k} {v:.1f} s" for k, v in before.items()), flush=True)
     runs = {"virnucpro embed": report_ours(folder, embed(folder, options), tokens)}
     if not options.ours_only:

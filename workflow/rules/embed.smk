@@ -45,7 +45,7 @@ rule embed:
         " --model-receipt {resources.model_receipt:q} --budget {resources.budget:q}"
         " --embeddings {output.embeddings:q} --receipt {output.receipt:q}"
         " --trace {output.trace:q} --device {resources.device:q}"
-        " --cache-dir {resources.cache_dir:q} --store {resources.store:q} {params.accept:q}"
+        " --cache-dir {resources.cache_dir:q} --store={resources.store:q} {params.accept:q}"
         " --token-budget {resources.token_budget:q} {params.dtype:q} {params.readout:q}"
         " {params.format:q}"
         " -- {resources.shard:q} 2> {log:q}"

@@ -33,7 +33,7 @@ rule plan_report:
         " --records {input.records:q} --json {output.json:q} --tsv {output.tsv:q}"
         " --cache-dir {resources.cache_dir:q} {params.model:q} {params.layers:q}"
         " {params.pooling:q} {params.output_dtype:q} {params.pseudo_perplexity:q}"
-        " {params.dtype:q} --store {resources.store:q} {params.format:q} 2> {log:q}"
+        " {params.dtype:q} --store={resources.store:q} {params.format:q} 2> {log:q}"
         " && cat {log:q}"
 
 
