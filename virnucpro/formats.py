@@ -26,6 +26,8 @@ __all__ = [
     "MERGE_FORMAT",
     "MODEL_FORMAT",
     "PLAN_FORMAT",
+    "POOLINGS",
+    "PSEUDO_PERPLEXITIES",
     "REPORT_FORMAT",
     "SPLIT_FORMAT",
     "STORE_FORMAT",
@@ -55,6 +57,19 @@ earlier engine is then not taken. `tests/unit/store/test_golden.py` reminds of i
 
 EXTRA_ARRAYS = ("residues", "pseudo_perplexity")
 """Arrays that a shard may have beside its embeddings, as its receipt calls them."""
+
+POOLINGS = {
+    "mean": "mean over residues",
+    "cls": "representation of the token before the first residue",
+    "max": "largest value over residues",
+    "none": "mean over residues; each residue in residues.h5",
+}
+"""How residues become one vector, and what a page calls it. ``none`` keeps every residue, beside
+their mean."""
+
+PSEUDO_PERPLEXITIES = ("none", "one-pass")
+"""Whether a sequence's pseudo-perplexity is computed, and how: from one pass in which nothing is
+masked, the exponential of the mean negative log-likelihood of its residues."""
 
 LIMITED_IDS: dict[str, Callable[[str], bool]] = {
     "uniprot-h5": lambda text: text not in ("", ".") and "/" not in text and "\0" not in text

@@ -52,6 +52,15 @@ def test_exports_are_those_of_the_package():
     assert set(constant("EXPORT_FILES")) == set(EXPORTS)
 
 
+@pytest.mark.parametrize(
+    ("key", "known"),
+    [("pooling", formats.POOLINGS), ("pseudo_perplexity", formats.PSEUDO_PERPLEXITIES)],
+)
+def test_choices_of_the_schema_are_those_of_the_package(key, known):
+    schema = yaml.safe_load((ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text())
+    assert schema["properties"]["embed"]["properties"][key]["enum"] == list(known)
+
+
 def in_environment(name: str) -> list[str]:
     """Give the lines of a conda environment."""
     path = ROOT / "workflow" / "envs" / f"{name}.yaml"

@@ -90,14 +90,14 @@ def planned_tokens_option(name: str, *, help: str) -> Callable[[Command], Comman
 
 pseudo_perplexity_option = click.option(
     "--pseudo-perplexity",
-    type=click.Choice(["none", "one-pass"]),
+    type=click.Choice(formats.PSEUDO_PERPLEXITIES),
     default="none",
     show_default=True,
     help="Also score each sequence by the model's likelihood of it, in one pass without masking.",
 )
 pooling_option = click.option(
     "--pooling",
-    type=click.Choice(["mean", "cls", "max", "none"]),
+    type=click.Choice(list(formats.POOLINGS)),
     default="mean",
     show_default=True,
     help="How residues become one vector; `none` keeps every residue, and their mean.",

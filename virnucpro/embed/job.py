@@ -51,9 +51,9 @@ class EmbedOptions:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: ``auto``, ``float32``, ``float16``, ``bfloat16`` or ``float8``.
         layers: representations to keep; negative ones count from the end.
-        pooling: one of `virnucpro.embed.readout.POOLINGS`; ``none`` writes the representations of
+        pooling: one of `virnucpro.formats.POOLINGS`; ``none`` writes the representations of
             all residues beside their mean.
-        pseudo_perplexity: one of `virnucpro.embed.request.PSEUDO_PERPLEXITIES`.
+        pseudo_perplexity: one of `virnucpro.formats.PSEUDO_PERPLEXITIES`.
         output_dtype: ``float32`` or ``float16``, of the arrays.
         token_budget: no step is larger than this; None for what was measured.
         store: folders of stores, from which known rows are taken; the first gets new ones.

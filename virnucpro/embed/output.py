@@ -56,7 +56,7 @@ class ShardOutput:
         plan: of the shard.
         shape: of a sequence's value, [layers, dim].
         dtype: ``float32`` or ``float16``.
-        pooling: one of `virnucpro.embed.readout.POOLINGS`.
+        pooling: one of `virnucpro.formats.POOLINGS`.
 
     Attributes:
         plan: of the shard.

@@ -13,10 +13,7 @@ from virnucpro.model.attention import Segments
 from virnucpro.model.esm2 import PackedESM2
 from virnucpro.model.kernels import reference
 
-__all__ = ["POOLINGS", "Readout", "StepValues"]
-
-POOLINGS = ("mean", "cls", "max", "none")
-"""How residues become one vector. ``none`` keeps every residue, beside their mean."""
+__all__ = ["Readout", "StepValues"]
 
 
 class StepValues(NamedTuple):
@@ -40,7 +37,7 @@ class Readout:
 
     Attributes:
         layers: as resolved (1 is the first layer).
-        pooling: one of `POOLINGS`.
+        pooling: one of `virnucpro.formats.POOLINGS`.
         residues: the dtype in which the representations of residues are kept; None to drop them.
         likelihood: whether the likelihood of the residues is computed; the model has its head then.
     """

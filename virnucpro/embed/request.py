@@ -7,15 +7,12 @@ from pathlib import Path
 
 import torch
 
-from virnucpro.embed.readout import POOLINGS, Readout
+from virnucpro.embed.readout import Readout
 from virnucpro.errors import InputError
+from virnucpro.formats import POOLINGS, PSEUDO_PERPLEXITIES
 from virnucpro.model.receipt import Receipt
 
-__all__ = ["PSEUDO_PERPLEXITIES", "make_readout"]
-
-PSEUDO_PERPLEXITIES = ("none", "one-pass")
-"""Whether a sequence's pseudo-perplexity is computed, and how: from one pass in which nothing is
-masked, the exponential of the mean negative log-likelihood of its residues."""
+__all__ = ["make_readout"]
 
 
 def make_readout(
@@ -33,8 +30,8 @@ def make_readout(
         model: the receipt of the weights.
         receipt: its file, for messages.
         layers: 1 is the first, -1 the last, 0 the embedded residues.
-        pooling: one of `virnucpro.embed.readout.POOLINGS`.
-        pseudo_perplexity: one of `PSEUDO_PERPLEXITIES`.
+        pooling: one of `virnucpro.formats.POOLINGS`.
+        pseudo_perplexity: one of `virnucpro.formats.PSEUDO_PERPLEXITIES`.
         output_dtype: of the arrays, and so of the residues that are kept.
 
     Returns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 
+from virnucpro.formats import POOLINGS
 from virnucpro.merge.ledger import QuarantineRow
 from virnucpro.plan.parameters import PlanParameters
 from virnucpro.report.content import Ledger, RunReport, SampleSummary
@@ -14,12 +15,6 @@ __all__ = ["ledger_page", "overview_page", "summary_page"]
 
 _LISTED = 200
 _GB = 1e9
-_POOLINGS = {
-    "mean": "mean over residues",
-    "cls": "representation of the token before the first residue",
-    "max": "largest value over residues",
-    "none": "mean over residues; each residue in residues.h5",
-}
 _REASONS = {
     "empty": "no residues were left after normalising",
     "invalid_letters": "too many letters are no amino acids",
@@ -231,7 +226,7 @@ def _model_rows(report: RunReport) -> list[Row]:
         ["Model", model.model],
         ["Weights, SHA-256", model.weights_sha256],
         ["Layers", ", ".join(map(str, model.layers))],
-        ["Pooling", _POOLINGS[model.pooling]],
+        ["Pooling", POOLINGS[model.pooling]],
         ["Pseudo-perplexity", model.pseudo_perplexity.replace("-", " ")],
         ["Computed in", model.compute_dtype],
         *_closeness_rows(model.closeness),
