@@ -28,6 +28,7 @@ def test_contigs_from_nothing_to_means_and_again_from_the_cache(fresh):
     assert run.status == 0, run.text
     assert run.jobs["genes"] == 2
     results = workdir / "results" / "a"
+    assert f"virnucpro: a: {results / 'contigs.h5ad'}\n" in run.text
     with (results / "contigs.tsv").open(newline="") as handle:
         rows = list(csv.DictReader(handle, delimiter="\t"))
     assert [row["id"] for row in rows] == ["a", "short", "b", "c", "empty"]

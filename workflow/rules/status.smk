@@ -203,9 +203,9 @@ def tell_results():
     """Say where the results are, once a run has ended well."""
     finished = [sample for sample in SAMPLES if is_finished(sample)]
     for sample in finished[:LISTED_SAMPLES]:
-        logger.info(
-            f"virnucpro: {sample}: {os.path.abspath(f'results/{sample}/embeddings.h5ad')}"
-        )
+        results = [f"results/{sample}/embeddings.h5ad"]
+        for path in results + expand(means_outputs(), sample=sample):
+            logger.info(f"virnucpro: {sample}: {os.path.abspath(path)}")
     if len(finished) > LISTED_SAMPLES:
         logger.info(f"virnucpro: and {len(finished) - LISTED_SAMPLES} more")
 
