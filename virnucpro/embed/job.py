@@ -153,9 +153,8 @@ def prepare_job(
 
 def _check_residues(options: EmbedOptions) -> None:
     """Refuse residues in float8, unless they are accepted."""
-    if (options.dtype, options.pooling) == ("float8", "none") and (
-        not options.accept_float8_residues
-    ):
+    coarse_residues = (options.dtype, options.pooling) == ("float8", "none")
+    if coarse_residues and not options.accept_float8_residues:
         raise InputError(
             "float8 is for pooled vectors: single residues lose far more than their mean",
             hint="take float16, or accept it with embed.accept_float8_residues: true",
