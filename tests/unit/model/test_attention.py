@@ -76,10 +76,10 @@ def test_numbers_are_those_of_a_call_a_sequence(dtype, tolerance, lengths):
 def test_a_value_that_is_not_finite_stays_in_its_sequence():
     sequences = [projected(n, n, torch.float32) for n in (9, 12, 14)]
     sound = attend(PaddedAttention(), sequences)
-    sequences[0][:] = torch.nan
+    sequences[1][:] = torch.nan
     spoilt = attend(PaddedAttention(), sequences)
-    assert spoilt[0].isnan().all()
-    assert torch.equal(torch.cat(spoilt[1:]), torch.cat(sound[1:]))
+    assert spoilt[1].isnan().all()
+    assert torch.equal(torch.cat(spoilt[::2]), torch.cat(sound[::2]))
 
 
 def test_empty_sequences_behind_the_others_change_nothing():
