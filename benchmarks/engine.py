@@ -141,6 +141,10 @@ def make_variants(
     variants = {f"ours {name}": ours(name) for name in chosen}
     if cuda:
         variants["ours float16, torch's varlen attention"] = ours("float16", "varlen")
+    for name in ("float16", "float32") if cuda else chosen:
+        variants[f"ours {name}, no packed kernel, padded"] = ours(name, "padded")
+    if cuda:
+        variants["ours float16, no packed kernel, a call a sequence"] = ours("float16", "sdpa")
     variants["fair-esm float32, sorted padding, 4,096 (extract.py)"] = lambda: FairEsm(
         source, sequences, device, EXTRACT_TOKENS
     )

@@ -51,7 +51,7 @@ MERGE_FORMAT = 3
 REPORT_FORMAT = 4
 STORE_FORMAT = 1
 
-ENGINE_VERSION = 1
+ENGINE_VERSION = 2
 """Raised by hand when the engine gives other bits for the same request: what a store holds of an
 earlier engine is then not taken. `tests/unit/store/test_golden.py` reminds of it."""
 

@@ -191,6 +191,25 @@ def test_steps_in_flight_do_not_mix(reference, sequences):
     assert all(np.array_equal(a, b) for a, b in zip(streamed, alone, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "cosine"),
+    [(torch.float32, 0.9999999), (torch.float16, 0.99999), (torch.bfloat16, 0.999)],
+)
+def test_padded_calls_where_no_packed_kernel_runs_keep_bits_and_numbers(
+    reference, sequences, dtype, cosine
+):
+    engine = make_engine(reference, dtype, attention="padded")
+    assert not engine.model.backend.on_device
+    first = embed_all(engine, sequences)
+    shuffled = np.random.default_rng(1).permutation(len(sequences))
+    assert np.array_equal(first, embed_all(engine, sequences, shuffled))
+    some = np.arange(0, len(sequences), 7)
+    assert np.array_equal(first[some], embed_all(engine, [sequences[i] for i in some]))
+    exact = embed_all(make_engine(reference, torch.float32, attention="sdpa"), sequences)
+    norms = np.linalg.norm(first, axis=-1) * np.linalg.norm(exact, axis=-1)
+    assert ((first * exact).sum(-1) / norms).min() > cosine - 1e-6
+
+
 @pytest.mark.parametrize("backend", ["sdpa", "varlen"])
 def test_other_backends_agree_with_the_kernels(reference, sequences, backend):
     config, _, state = reference

@@ -139,6 +139,7 @@ EARLY = {
     "layer": ("embed: {layers: [33]}", "demo has the layers 0 (the embedded residues) to 6"),
     "layer twice": ("embed: {layers: [-1, 6]}", "which are the same layer"),
     "dtype": ("embed: {device: cpu, dtype: float8}", "float8 needs a GPU"),
+    "residues": ("embed: {dtype: float8, pooling: none}", "accept_float8_residues: true"),
     "export": ("{embed: {pooling: max}, merge: {exports: [fair-esm]}}", "no vectors of"),
 }
 

@@ -53,6 +53,7 @@ CONFIG_CHANGES = {
         "{embed: {pooling: max}, merge: {exports: [parquet, npy, uniprot-h5]}}",
         MEASURED,
     ),
+    "embed.accept_float8_residues": ("embed: {accept_float8_residues: true}", set()),
     "embed.pseudo_perplexity": ("embed: {pseudo_perplexity: one-pass}", MEASURED),
     "embed.output_dtype": ("embed: {output_dtype: float32}", MEASURED),
     "merge.exports": ("merge: {exports: [npy, uniprot-h5]}", AFTER_MERGE),

@@ -41,6 +41,13 @@ __all__ = ["embed"]
 @dtype_option
 @layers_option(help="A layer to pool: 1 is the first, -1 the last; may be given several times.")
 @pooling_option
+@click.option(
+    "--accept-float8-residues",
+    type=bool,
+    default=False,
+    show_default=True,
+    help="Let `--pooling=none` go with float8, in which single residues are less exact.",
+)
 @pseudo_perplexity_option
 @output_dtype_option(["float32", "float16"], help="What the embeddings are written in.")
 @click.option("--token-budget", type=POSITIVE, help="Maximum tokens per step.")

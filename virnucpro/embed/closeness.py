@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from virnucpro.embed.batch import PackedBatch
 from virnucpro.embed.exact import ExactModel, is_out_of_memory
+from virnucpro.embed.receipt import Closeness, Neighbourhood
 from virnucpro.model.esm2 import PackedESM2
 from virnucpro.model.kernels import reference
 
 __all__ = ["SAMPLE", "closeness_to_float32"]
 
-SAMPLE = 16
+SAMPLE = 64
 """Sequences that are compared, spread evenly over a shard's plan."""
+
+_FEWEST = 3  # sequences that can change places: each of two is the nearest one of the other
 
 
 @torch.inference_mode()
@@ -26,18 +28,17 @@ def closeness_to_float32(
     exact_model: ExactModel,
     batches: Sequence[PackedBatch],
     layers: Sequence[int],
-) -> dict[str, float] | None:
+) -> Closeness | None:
     """Compare representations with those of the same weights in float32.
 
     Args:
         model: the model in use.
         exact_model: the same model in float32.
-        batches: of few sequences each.
+        batches: of few sequences each, at least one in all, which are each other's neighbours.
         layers: as resolved; the worst of them counts.
 
     Returns:
-        The number of ``sequences``, and the cosine to float32, least and median, of the pooled
-        representations and of those of the residues; None where there is no memory for float32.
+        None where there is no memory for float32.
     """
 
     def represent(by: PackedESM2) -> list[tuple[Tensor, Tensor]]:
@@ -52,19 +53,47 @@ def closeness_to_float32(
     theirs = exact_model.run(represent)
     if theirs is None:
         return None
-    found: dict[str, float] = {"sequences": sum(batch.sequences for batch in batches)}
-    for place, name in enumerate(("pooled_cosine", "residue_cosine")):
-        cosines = np.concatenate(
-            [
-                F.cosine_similarity(mine[place].cpu(), other[place].cpu(), dim=-1)
-                .amin(dim=0)
-                .numpy()
-                for mine, other in zip(ours, theirs, strict=True)
-            ]
-        )
-        found[f"{name}_min"] = round(float(cosines.min(initial=1.0)), 6)
-        found[f"{name}_median"] = round(float(np.median(cosines)), 6) if len(cosines) else 1.0
-    return found
+    (pooled, residues), (exact_pooled, exact_residues) = _joined(ours), _joined(theirs)
+    return Closeness(
+        pooled.shape[1],
+        *_least_and_median(pooled, exact_pooled),
+        *_least_and_median(residues, exact_residues),
+        _neighbourhood(pooled, exact_pooled),
+    )
+
+
+def _neighbourhood(pooled: Tensor, exact: Tensor) -> Neighbourhood | None:
+    """Compare how rows of [layers, n, dim] lie among one another."""
+    sequences = pooled.shape[1]
+    if sequences < _FEWEST:
+        return None
+    mean = exact.mean(dim=1, keepdim=True)
+    kept = (_nearest(pooled) == _nearest(exact)).double().mean(dim=1)  # [layers]
+    return Neighbourhood(
+        sequences,
+        *_least_and_median(pooled - mean, exact - mean),
+        round(float(kept.min()), 6),
+    )
+
+
+def _joined(batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Join pooled [layers, n, dim] and residues [layers, n, dim] of all batches, on the CPU."""
+    pooled = torch.cat([of_all.cpu() for of_all, _ in batches], dim=1)
+    return pooled, torch.cat([of_each.cpu() for _, of_each in batches], dim=1)
+
+
+def _least_and_median(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
+    """Return the least and the median cosine of rows of [layers, n, dim], the worst layer's."""
+    cosines = F.cosine_similarity(ours, theirs, dim=-1).amin(dim=0)
+    return round(float(cosines.min()), 6), round(float(cosines.quantile(0.5)), 6)
+
+
+def _nearest(pooled: Tensor) -> Tensor:
+    """Return which other sequence is nearest to each one of [layers, n, dim], [layers, n]."""
+    unit = F.normalize(pooled, dim=-1)
+    cosines = unit @ unit.transpose(1, 2)
+    cosines.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
+    return cosines.argmax(dim=-1)
 
 
 def _representations(

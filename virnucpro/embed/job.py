@@ -14,6 +14,7 @@ from virnucpro.embed.budget import Budget
 from virnucpro.embed.readout import Readout
 from virnucpro.embed.receipt import ShardRequest
 from virnucpro.embed.request import make_readout
+from virnucpro.errors import InputError
 from virnucpro.formats import EXTRA_ARRAYS, extra_path
 from virnucpro.model.devices import DTYPES, device_name, dtype_name, select_device, select_dtype
 from virnucpro.model.receipt import read_receipt
@@ -53,6 +54,7 @@ class EmbedOptions:
         layers: representations to keep; negative ones count from the end.
         pooling: one of `virnucpro.formats.POOLINGS`; ``none`` writes the representations of
             all residues beside their mean.
+        accept_float8_residues: let ``none`` go with float8, which single residues suffer from.
         pseudo_perplexity: one of `virnucpro.formats.PSEUDO_PERPLEXITIES`.
         output_dtype: ``float32`` or ``float16``, of the arrays.
         token_budget: no step is larger than this; None for what was measured.
@@ -64,6 +66,7 @@ class EmbedOptions:
     dtype: str = "auto"
     layers: tuple[int, ...] = (-1,)
     pooling: str = "mean"
+    accept_float8_residues: bool = False
     pseudo_perplexity: str = "none"
     output_dtype: str = "float32"
     token_budget: int | None = None
@@ -106,9 +109,11 @@ def prepare_job(
         measured: take device and dtype from this, and look for no device.
 
     Raises:
-        InputError: the options ask for a device, dtype or layer that is not there.
+        InputError: the options ask for a device, dtype or layer that is not there, or for residues
+            in float8 without accepting them.
         DataError: plan or shard are damaged or do not belong together.
     """
+    _check_residues(options)
     plan = read_plan(files.plan)
     items = SequenceDataset(files.shard, plan=plan)
     model = read_receipt(files.model_receipt)
@@ -144,3 +149,13 @@ def prepare_job(
     )
     shape = len(options.layers), model.dim
     return ShardJob(files, options, plan, items, readout, device, dtype, shape, request)
+
+
+def _check_residues(options: EmbedOptions) -> None:
+    """Refuse residues in float8, unless they are accepted."""
+    coarse_residues = (options.dtype, options.pooling) == ("float8", "none")
+    if coarse_residues and not options.accept_float8_residues:
+        raise InputError(
+            "float8 is for pooled vectors: single residues lose far more than their mean",
+            hint="take float16, or accept it with embed.accept_float8_residues: true",
+        )

@@ -10,7 +10,15 @@ from virnucpro.files import write_json
 from virnucpro.formats import EMBED_FORMAT, read_as
 from virnucpro.store.request import Request
 
-__all__ = ["Quarantined", "ShardReceipt", "ShardRequest", "read_receipt", "write_receipt"]
+__all__ = [
+    "Closeness",
+    "Neighbourhood",
+    "Quarantined",
+    "ShardReceipt",
+    "ShardRequest",
+    "read_receipt",
+    "write_receipt",
+]
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,31 @@ class Quarantined:
     key: str  # in hexadecimal
     reason: str
     detail: str
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """How well pooled vectors keep their places among one another; of several layers the worst.
+
+    Where proteins lie close together plain cosines are all close to one, and these tell more.
+    """
+
+    sequences: int
+    centred_cosine_min: float  # to float32, of what is left without the mean over the sequences
+    centred_cosine_median: float
+    nearest_kept: float  # share of the sequences whose nearest other one, by plain cosine, stays
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """How close a coarse number format is to float32; of several layers the worst."""
+
+    sequences: int
+    pooled_cosine_min: float
+    pooled_cosine_median: float
+    residue_cosine_min: float
+    residue_cosine_median: float
+    neighbourhood: Neighbourhood | None  # None below three sequences, which cannot change places
 
 
 @dataclass(frozen=True)
@@ -56,7 +89,7 @@ class ShardReceipt(ShardRequest):
     steps: int
     retries: int  # of steps, at half their tokens
     recomputed_float32: int  # sequences
-    closeness: dict[str, float] | None = None  # of float8 to float32
+    closeness: Closeness | None = None  # of float8 to float32
     # Of all rows but the close ones, by which a store knows them; None where a step was split.
     request: Request | None = None
     known: int = 0  # sequences taken from a store

@@ -29,7 +29,13 @@ from virnucpro.embed.exact import ExactModel
 from virnucpro.embed.job import EmbedOptions, ShardFiles, ShardJob, prepare_job
 from virnucpro.embed.output import OutputFiles, ShardOutput
 from virnucpro.embed.pieces import Pieces, pieces_directory
-from virnucpro.embed.receipt import ShardReceipt, ShardRequest, read_receipt, write_receipt
+from virnucpro.embed.receipt import (
+    Closeness,
+    ShardReceipt,
+    ShardRequest,
+    read_receipt,
+    write_receipt,
+)
 from virnucpro.embed.step import StepShape
 from virnucpro.embed.stored import Taken, give_rows, stored_request, take_rows
 from virnucpro.embed.tokens import choose_tokens_per_step, limit_tokens
@@ -170,7 +176,7 @@ def _reserve(job: ShardJob) -> AbstractContextManager[ShardOutput]:
 
 
 def _seal(
-    job: ShardJob, output: ShardOutput, taken: Taken, closeness: dict[str, float] | None = None
+    job: ShardJob, output: ShardOutput, taken: Taken, closeness: Closeness | None = None
 ) -> ShardReceipt:
     """Publish a shard and then its receipt, unless another job has finished the same meanwhile."""
     hashes = output.finish()
@@ -275,19 +281,18 @@ def _keep_nothing(_record: StepRecord, _values: np.ndarray) -> None:
 
 def _closeness(
     job: ShardJob, model: PackedESM2, exact: ExactModel, collator: VarlenCollator
-) -> dict[str, float] | None:
+) -> Closeness | None:
     """Return how close float8 is to float32 on some items, long and short ones alike.
 
     None, with a warning, where there is no memory for that, and None for another dtype.
     """
-    if job.dtype != torch.float8_e4m3fn:
+    if job.dtype != torch.float8_e4m3fn or not (count := len(job.items)):
         return None
-    count = len(job.items)
-    rows = sorted({int(i) for i in np.linspace(0, count - 1, SAMPLE)}) if count else []
+    rows = sorted({int(i) for i in np.linspace(0, count - 1, SAMPLE)})
     sample = [PackedBatch.from_collated(collator([job.items[row]])) for row in rows]
     found = closeness_to_float32(model, exact, sample, job.readout.layers)
     if found is None:
         logger.warning("how close the embeddings are to float32 is not known: no memory for it")
     else:
-        logger.info("cosine to float32: %s", found)
+        logger.info("closeness to float32: %s", found)
     return found

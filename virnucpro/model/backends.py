@@ -10,6 +10,7 @@ from virnucpro.errors import InputError
 from virnucpro.model import kernels
 from virnucpro.model.attention import (
     Attention,
+    PaddedAttention,
     SequenceAttention,
     TileAttention,
     VarlenAttention,
@@ -38,16 +39,20 @@ class Backend:
         return self.attention.on_device
 
 
-# The fastest first.
-_ATTENTION: tuple[type[Attention], ...] = (TileAttention, VarlenAttention, SequenceAttention)
+_ATTENTION: tuple[type[Attention], ...] = (
+    TileAttention,
+    VarlenAttention,
+    PaddedAttention,
+    SequenceAttention,
+)
 
 
 def select_backend(name: str, device: torch.device, dtype: torch.dtype) -> Backend:
     """Choose the backend of a device and a dtype.
 
     Args:
-        name: ``auto``, ``sdpa``, ``varlen`` or ``tiles``; the last brings the other fused kernels
-            with it.
+        name: ``auto``, ``sdpa``, ``padded``, ``varlen`` or ``tiles``; the last brings the other
+            fused kernels with it.
         device: where the model runs.
         dtype: what it computes in.
 
@@ -63,14 +68,17 @@ def select_backend(name: str, device: torch.device, dtype: torch.dtype) -> Backe
             f"attention backend {name!r} cannot run {dtype} on {device}",
             hint=f"here {', '.join(usable)} can; others need CUDA, 16 bits and, for tiles, triton",
         )
-    chosen = next(each for each in known if each == name or (name == "auto" and each in usable))
+    chosen = name if name != "auto" else next(reversed(usable))
     fused = kernels.fused() if chosen == TileAttention.name else Kernels()
     return Backend(known[chosen](), fused, usable[chosen] if name == "auto" else "asked for")
 
 
 def _usable(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
-    """Say which backends can run, and why."""
-    usable = {"sdpa": f"{dtype} on {device}: one call a sequence"}
+    """Say which backends can run, and why; the fastest is the last."""
+    sdpa = {"sdpa": f"{dtype} on {device}: one call a sequence"}
+    padded = {"padded": f"{dtype} on {device}: one call for sequences of like length"}
+    # A call for one sequence leaves most of a GPU idle; a CPU is busy, and padding costs it time.
+    usable = padded | sdpa if device.type == "cpu" else sdpa | padded
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
         return usable
     if torch.cuda.get_device_capability(device) >= (8, 0):

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from virnucpro.embed.receipt import ShardReceipt
+from virnucpro.embed.receipt import Closeness, ShardReceipt
 from virnucpro.formats import REPORT_FORMAT, read_as
 from virnucpro.merge.agreement import Execution
 from virnucpro.plan.parameters import PlanParameters
@@ -47,7 +47,7 @@ class Model:
     pseudo_perplexity: str
     compute_dtype: str
     output_dtype: str
-    closeness: dict[str, float] | None  # of a coarse number format to float32, where measured
+    closeness: Closeness | None  # of a coarse number format to float32, where measured
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 
+from virnucpro.embed.receipt import Closeness
 from virnucpro.formats import POOLINGS
 from virnucpro.merge.ledger import QuarantineRow
 from virnucpro.plan.parameters import PlanParameters
@@ -246,18 +247,27 @@ def _long_sequences(parameters: PlanParameters) -> str:
     return f"in windows of {limit:,} residues that overlap by {parameters.window_overlap:,}"
 
 
-def _closeness_rows(closeness: dict[str, float] | None) -> list[Row]:
+def _closeness_rows(closeness: Closeness | None) -> list[Row]:
     if closeness is None:
         return []
-    sample = f"{closeness['sequences']} sequences of this sample"
-    return [
-        [
-            f"Cosine to float32, {what}",
-            f"least {closeness[f'{kind}_cosine_min']:.6f}, "
-            f"median {closeness[f'{kind}_cosine_median']:.6f} ({sample})",
-        ]
-        for kind, what in (("pooled", "embeddings"), ("residue", "residues"))
+    of, among = closeness, closeness.neighbourhood
+    cosines = [
+        ("Cosine to float32, embeddings", of.pooled_cosine_min, of.pooled_cosine_median),
+        ("Cosine to float32, residues", of.residue_cosine_min, of.residue_cosine_median),
     ]
+    if among:
+        figures = among.centred_cosine_min, among.centred_cosine_median
+        cosines.insert(1, ("Cosine to float32, embeddings less their mean", *figures))
+    sample = f"{of.sequences} sequences of this sample"
+    rows: list[Row] = [
+        [what, f"least {least:.6f}, median {middle:.6f} ({sample})"]
+        for what, least, middle in cosines
+    ]
+    if among:
+        rows.append(
+            ["Nearest neighbour as in float32", f"{_percent_of(among.nearest_kept)} ({sample})"]
+        )
+    return rows
 
 
 def _versions(versions: dict[str, str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from virnucpro.embed.receipt import ShardReceipt, read_receipt
+from virnucpro.embed.receipt import Closeness, Neighbourhood, ShardReceipt, read_receipt
 from virnucpro.errors import DataError
 from virnucpro.files import write_bytes, write_json
 from virnucpro.merge.agreement import check_agreement
@@ -154,20 +154,28 @@ def _model(receipts: Sequence[ShardReceipt]) -> Model:
     )
 
 
-def _closeness(receipts: Sequence[ShardReceipt]) -> dict[str, float] | None:
+def _closeness(receipts: Sequence[ShardReceipt]) -> Closeness | None:
     """Sum up how close a coarse number format was to float32; None where it was not measured."""
     found = [receipt.closeness for receipt in receipts if receipt.closeness]
     if not found:
         return None
-    return {
-        "sequences": sum(one["sequences"] for one in found),
-        **{key: min(one[key] for one in found) for key in found[0] if key.endswith("_min")},
-        **{
-            key: round(median(one[key] for one in found), 6)
-            for key in found[0]
-            if key.endswith("_median")
-        },
-    }
+    among = [one.neighbourhood for one in found if one.neighbourhood]
+    compared = sum(one.sequences for one in among)
+    return Closeness(
+        sum(one.sequences for one in found),
+        min(one.pooled_cosine_min for one in found),
+        round(median(one.pooled_cosine_median for one in found), 6),
+        min(one.residue_cosine_min for one in found),
+        round(median(one.residue_cosine_median for one in found), 6),
+        Neighbourhood(
+            compared,
+            min(one.centred_cosine_min for one in among),
+            round(median(one.centred_cosine_median for one in among), 6),
+            round(sum(one.sequences * one.nearest_kept for one in among) / compared, 6),
+        )
+        if among
+        else None,
+    )
 
 
 def _ledger(

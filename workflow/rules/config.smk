@@ -154,6 +154,13 @@ def check_embed():
             "config: embed.dtype float8 needs a GPU, but embed.device is cpu: use auto, which is "
             "float32 on a CPU, or another device"
         )
+    coarse_residues = config["embed"]["dtype"] == "float8" and config["embed"]["pooling"] == "none"
+    if coarse_residues and not config["embed"]["accept_float8_residues"]:
+        raise WorkflowError(
+            "config: embed.pooling none keeps single residues, which lose far more in embed.dtype "
+            "float8 than their mean does: use float16, or accept it with "
+            "embed.accept_float8_residues: true"
+        )
     if config["embed"]["pooling"] == "max" and "fair-esm" in config["merge"]["exports"]:
         raise WorkflowError(
             "config: merge.exports has fair-esm, whose files have no vectors of embed.pooling max: "

@@ -29,6 +29,7 @@ rule embed:
         token_budget=step_tokens,
         device=lookup(within=config, dpath="embed/device"),
         store=stores(),
+        accept_residues=option("embed/accept_float8_residues"),
         cache_dir=lookup(within=config, dpath="cache_dir"),
         # Not params: with the rerun trigger `params`, another path would be embedded again.
         shard=shard_fasta,
@@ -47,5 +48,5 @@ rule embed:
         " --trace {output.trace:q} --device {resources.device:q}"
         " --cache-dir {resources.cache_dir:q} --store={resources.store:q} {params.accept:q}"
         " --token-budget {resources.token_budget:q} {params.dtype:q} {params.readout:q}"
-        " {params.format:q}"
+        " {resources.accept_residues:q} {params.format:q}"
         " -- {resources.shard:q} 2> {log:q}"

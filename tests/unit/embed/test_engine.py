@@ -36,7 +36,10 @@ def embed_all(engine, sequences):
     return rows
 
 
-def test_a_sequence_has_the_same_bits_whatever_is_packed_with_it(model):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("attention", ["sdpa", "padded"])
+def test_a_sequence_has_the_same_bits_whatever_is_packed_with_it(config, dtype, attention):
+    model = build_model(config, random_state(config), dtype=dtype, attention=attention)
     engine = make_engine(model)
     sequences = list(enumerate(random_sequences(60)))
     shuffled = [sequences[i] for i in np.random.default_rng(1).permutation(60)]

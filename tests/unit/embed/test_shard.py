@@ -217,16 +217,31 @@ def test_float8_says_how_close_it_is_to_float32(files, monkeypatch):
     exact = embed_shard(files, CPU)
     vectors = np.load(files.embeddings)[:, 0]
     assert exact.closeness is None
+    assert read_json(files.receipt)["closeness"] is None
     float8 = torch.float8_e4m3fn, "as on a GPU that has it"
     monkeypatch.setattr(job_module, "select_dtype", lambda *_: float8)
     receipt = embed_shard(files, dataclasses.replace(CPU, dtype="float8"))
     coarse = np.load(files.embeddings)[:, 0]
     closeness = receipt.closeness
-    assert (receipt.compute_dtype, closeness["sequences"]) == ("float8", 16)
+    assert receipt == read_receipt(files.receipt)
+    assert (receipt.compute_dtype, closeness.sequences) == ("float8", min(64, len(vectors)))
     norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(coarse, axis=1)
     cosines = (vectors * coarse).sum(axis=1) / norms
-    assert 0.9 < cosines.min() <= closeness["pooled_cosine_min"] + 1e-6
-    assert closeness["pooled_cosine_min"] <= closeness["pooled_cosine_median"] < 1
+    assert 0.9 < cosines.min() <= closeness.pooled_cosine_min + 1e-6
+    assert closeness.pooled_cosine_min <= closeness.pooled_cosine_median < 1
+    assert closeness.neighbourhood.sequences == closeness.sequences
+
+
+def test_residues_in_float8_are_refused_unless_they_are_accepted(files, monkeypatch):
+    float8 = torch.float8_e4m3fn, "as on a GPU that has it"
+    monkeypatch.setattr(job_module, "select_dtype", lambda *_: float8)
+    asked = dataclasses.replace(CPU, dtype="float8", pooling="none")
+    with pytest.raises(InputError, match="single residues lose") as refused:
+        embed_shard(files, asked)
+    assert "embed.accept_float8_residues: true" in str(refused.value)
+    assert not files.receipt.exists()
+    embed_shard(files, dataclasses.replace(asked, accept_float8_residues=True))
+    assert files.extras["residues"].exists()
 
 
 @pytest.mark.fault(21)

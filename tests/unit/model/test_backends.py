@@ -46,8 +46,8 @@ def test_a_cpu_takes_one_call_a_sequence_and_plain_torch():
         ((9, 0), True, torch.float16, "tiles"),
         ((8, 0), True, torch.bfloat16, "tiles"),
         ((9, 0), False, torch.float16, "varlen"),
-        ((7, 5), True, torch.float16, "sdpa"),
-        ((9, 0), True, torch.float32, "sdpa"),
+        ((7, 5), True, torch.float16, "padded"),
+        ((9, 0), True, torch.float32, "padded"),
     ],
 )
 def test_the_fastest_that_runs_is_taken(gpu, capability, kernels_run, dtype, expected):
@@ -69,13 +69,13 @@ def test_one_that_is_asked_for_is_taken_in_place_of_a_faster_one(gpu):
 def test_one_that_cannot_run_is_refused_with_those_that_can():
     with pytest.raises(InputError, match=r"'tiles' cannot run torch\.float16 on cpu") as error:
         select_backend("tiles", CPU, torch.float16)
-    assert "here sdpa can" in error.value.hint
+    assert "here padded, sdpa can" in error.value.hint
 
 
 def test_one_that_does_not_exist_is_refused_with_those_that_do():
     with pytest.raises(InputError, match="unknown attention backend 'flash'") as error:
         select_backend("flash", CPU, torch.float32)
-    assert error.value.hint == "auto, tiles, varlen, sdpa"
+    assert error.value.hint == "auto, tiles, varlen, padded, sdpa"
 
 
 def test_every_backend_has_a_reason_of_its_own(gpu):

@@ -34,7 +34,17 @@ def test_name_and_memory_are_those_of_float8(models):
     assert (exact.precision, coarse.dtype) == ("float32", torch.bfloat16)
     kept = {name for name, _ in coarse.blocks[0].named_parameters()}
     assert kept.isdisjoint({"fc1.weight", "fc2.weight"})
-    assert coarse.blocks[0].qkv_proj.weight.shape == (320, 320)
+    assert coarse.blocks[0].qkv_proj.weight.dtype == torch.bfloat16
+
+
+def test_attention_has_the_bits_of_bfloat16(models):
+    wide = build_model(CONFIG, random_state(CONFIG), dtype=torch.bfloat16)
+    x = torch.randn(40, 320, generator=torch.Generator().manual_seed(0)).bfloat16()
+    segments = wide.prepare(torch.arange(40), torch.tensor([0, 40]).int(), 40)
+    mine, theirs = x.clone(), x.clone()
+    models[1].blocks[0].add_attention(mine, segments)
+    wide.blocks[0].add_attention(theirs, segments)
+    assert torch.equal(mine, theirs)
 
 
 def test_a_device_without_float8_refuses_it():

@@ -166,6 +166,16 @@ def test_packed_is_fair_esm_on_each_sequence_alone(fair_esm, agree, name):
     agree(run_packed(packed, sequences, layers), expected)
 
 
+@pytest.mark.parametrize("name", ["esm2_t6_8M_UR50D", "esm2_t12_35M_UR50D"])
+def test_attention_in_padded_calls_is_fair_esm_on_each_sequence_alone(fair_esm, agree, name):
+    theirs, _ = fair_esm(name)
+    state = canonical_state(KNOWN_MODELS[name], theirs.state_dict(), Path("memory"))
+    packed = build_model(KNOWN_MODELS[name], state, attention="padded")
+    sequences, layers = make_sequences((1, 2, 3, 30, 31, 64, 255, 257)), layers_to_compare(name)
+    expected = run_fair_esm(theirs, [[sequence] for sequence in sequences], layers)
+    agree(run_packed(packed, sequences, layers), expected)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_packed_is_fair_esm_on_padded_batches(fair_esm, agree, name):
     theirs, packed = fair_esm(name)

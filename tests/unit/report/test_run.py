@@ -145,14 +145,27 @@ def test_closeness_of_float8_is_the_least_of_all_shards(sample: Sample) -> None:
     assert run(sample)["model"]["closeness"] is None
     for number, name in enumerate(sample.names):
         path = sample.embeddings_dir / f"{name}.json"
+        among = {"centred_cosine_min": 0.998 - number * 1e-4, "centred_cosine_median": 0.9985}
+        among |= {"sequences": 10 * (1 + number), "nearest_kept": 1 - number / 10}
         cosines = {"pooled_cosine_min": 0.9995 - number * 1e-4, "pooled_cosine_median": 0.9997}
         cosines |= {"residue_cosine_min": 0.9991, "residue_cosine_median": 0.9996 - number * 1e-4}
-        found = json.loads(path.read_text()) | {"closeness": {"sequences": 16, **cosines}}
+        closeness = {"sequences": 16, **cosines, "neighbourhood": among if number else None}
+        found = json.loads(path.read_text()) | {"closeness": closeness}
         path.write_text(json.dumps(found))
     closeness = run(sample)["model"]["closeness"]
     last = len(sample.names) - 1
+    assert last > 1
     assert closeness["sequences"] == 16 * len(sample.names)
     assert closeness["pooled_cosine_min"] == pytest.approx(0.9995 - last * 1e-4)
     assert closeness["residue_cosine_median"] == pytest.approx(0.9996 - last / 2 * 1e-4)
+    sizes = {number: 10 * (1 + number) for number in range(1, last + 1)}
+    kept = sum(size * (1 - number / 10) for number, size in sizes.items()) / sum(sizes.values())
+    assert closeness["neighbourhood"] == {
+        "sequences": sum(sizes.values()),
+        "centred_cosine_min": pytest.approx(0.998 - last * 1e-4),
+        "centred_cosine_median": 0.9985,
+        "nearest_kept": pytest.approx(kept, abs=1e-6),
+    }
     page = (sample.root / "report" / "summary.html").read_text()
-    assert "Cosine to float32, embeddings" in page
+    assert "Cosine to float32, embeddings less their mean" in page
+    assert f"{100 * kept:.2f}%" in page

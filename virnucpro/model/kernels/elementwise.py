@@ -57,9 +57,7 @@ def _layer_norm_kernel(
     COLUMNS: tl.constexpr,
     ROWS: tl.constexpr,
     DEFERRED_BIAS: tl.constexpr,
-    WIDE: tl.constexpr,
     FLOAT8: tl.constexpr,
-    float8_ptr: tl.tensor,
     scale_ptr: tl.tensor,
 ) -> None:
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -77,13 +75,11 @@ def _layer_norm_kernel(
     weight = tl.load(weight_ptr + column, mask=column < DIM, other=0.0).to(tl.float32)
     bias = tl.load(bias_ptr + column, mask=column < DIM, other=0.0).to(tl.float32)
     y = centred * scale[:, None] * weight[None, :] + bias[None, :]
-    if WIDE:
-        tl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty), mask=mask)
     if FLOAT8:
         scale = _scale_of(tl.reduce(tl.abs(tl.where(inside, y, 0.0)), 1, _larger))
         tl.store(scale_ptr + row, scale, mask=row < tokens)
         y *= (1.0 / scale)[:, None]
-        tl.store(float8_ptr + at, y.to(float8_ptr.dtype.element_ty), mask=mask)
+    tl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 def layer_norm(
@@ -101,14 +97,11 @@ def layer_norm_float8(
     bias: Tensor,
     eps: float,
     deferred_bias: Tensor | None = None,
-    *,
-    wide: bool = True,
-) -> tuple[Tensor | None, tuple[Tensor, Tensor]]:
+) -> tuple[Tensor, Tensor]:
     """Normalise each row, and scale it into float8; see `reference.layer_norm_float8`."""
-    rows = _empty_float8(x)
-    out = torch.empty_like(x) if wide else None
-    _launch_layer_norm(x, weight, bias, eps, deferred_bias, out, rows)
-    return out, rows
+    rows, scales = _empty_float8(x)
+    _launch_layer_norm(x, weight, bias, eps, deferred_bias, rows, scales)
+    return rows, scales
 
 
 def _launch_layer_norm(
@@ -117,18 +110,18 @@ def _launch_layer_norm(
     bias: Tensor,
     eps: float,
     deferred_bias: Tensor | None,
-    out: Tensor | None,
-    float8: tuple[Tensor, Tensor] | None,
+    out: Tensor,
+    scales: Tensor | None,
 ) -> None:
-    """Normalise each row, and write it to what is given."""
+    """Normalise each row into `out`, in float8 where there are `scales`."""
     tokens, dim = _rows(x)
     columns = triton.next_power_of_2(dim)
     rows, warps = max(1, _NORM_ELEMENTS // columns), 4
-    if float8 is not None:  # one reduction more: fewer warps wait for one another
+    if scales is not None:  # one reduction more: fewer warps wait for one another
         rows, warps = 2, max(1, columns // 2048)
     _layer_norm_kernel[(triton.cdiv(tokens, rows),)](
         x,
-        x if out is None else out,
+        out,
         weight,
         bias,
         weight if deferred_bias is None else deferred_bias,
@@ -138,10 +131,8 @@ def _launch_layer_norm(
         COLUMNS=columns,
         ROWS=rows,
         DEFERRED_BIAS=deferred_bias is not None,
-        WIDE=out is not None,
-        FLOAT8=float8 is not None,
-        float8_ptr=x if float8 is None else float8[0],
-        scale_ptr=x if float8 is None else float8[1],
+        FLOAT8=scales is not None,
+        scale_ptr=x if scales is None else scales,
         num_warps=warps,
     )
 

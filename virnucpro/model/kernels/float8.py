@@ -8,13 +8,7 @@ from torch import Tensor
 __all__ = ["float8_product"]
 
 
-def float8_product(
-    rows: tuple[Tensor, Tensor],
-    weight: tuple[Tensor, Tensor],
-    bias: Tensor | None = None,
-    *,
-    out: Tensor,
-) -> Tensor:
+def float8_product(rows: tuple[Tensor, Tensor], weight: tuple[Tensor, Tensor]) -> Tensor:
     """Multiply scaled rows with a scaled weight; see `reference.float8_product`."""
     (x, x_scales), (w, w_scales) = rows, weight
     product: Tensor = torch._scaled_mm(
@@ -22,9 +16,7 @@ def float8_product(
         w.t(),
         scale_a=x_scales,
         scale_b=w_scales.t(),
-        bias=bias,
-        out_dtype=out.dtype,
+        out_dtype=torch.bfloat16,
         use_fast_accum=True,
-        out=out,
     )
     return product

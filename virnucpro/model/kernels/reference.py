@@ -124,10 +124,8 @@ def layer_norm_float8(
     bias: Tensor,
     eps: float,
     deferred_bias: Tensor | None = None,
-    *,
-    wide: bool = True,
-) -> tuple[Tensor | None, tuple[Tensor, Tensor]]:
-    """Normalise each row as `layer_norm`, and give it in float8 as well.
+) -> tuple[Tensor, Tensor]:
+    """Normalise each row as `layer_norm`, and give it in float8.
 
     Args:
         x: as the following, of `layer_norm`.
@@ -135,15 +133,12 @@ def layer_norm_float8(
         bias: [dim].
         eps: added to the variance.
         deferred_bias: [dim].
-        wide: give the rows in the dtype of `x` too.
 
     Returns:
-        What `layer_norm` gives, or None where `wide` is false; and what `float8_rows` gives of the
-        same rows in float32.
+        What `float8_rows` gives of the normalised rows in float32.
     """
     rows = x.float() if deferred_bias is None else x.float() + deferred_bias.float()
-    normed = F.layer_norm(rows, x.shape[-1:], weight.float(), bias.float(), eps)
-    return normed.to(x.dtype) if wide else None, float8_rows(normed)
+    return float8_rows(F.layer_norm(rows, x.shape[-1:], weight.float(), bias.float(), eps))
 
 
 def bias_gelu_float8(x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,27 +146,18 @@ def bias_gelu_float8(x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     return float8_rows(F.gelu(x.float() + bias.float()))
 
 
-def float8_product(
-    rows: tuple[Tensor, Tensor],
-    weight: tuple[Tensor, Tensor],
-    bias: Tensor | None = None,
-    *,
-    out: Tensor,
-) -> Tensor:
+def float8_product(rows: tuple[Tensor, Tensor], weight: tuple[Tensor, Tensor]) -> Tensor:
     """Multiply scaled rows with a scaled weight.
 
     Args:
         rows: [T, K] float8_e4m3fn and [T, 1] float32.
         weight: [N, K] float8_e4m3fn and [N, 1] float32.
-        bias: [N], in the dtype of `out`.
-        out: [T, N] to write to; its rows may stand apart.
 
     Returns:
-        `out`.
+        [T, N] bfloat16.
     """
     (x, x_scales), (w, w_scales) = rows, weight
-    product = (x.float() * x_scales) @ (w.float() * w_scales).t()
-    return out.copy_(product if bias is None else product + bias.float())
+    return ((x.float() * x_scales) @ (w.float() * w_scales).t()).bfloat16()
 
 
 def pool_mean(hidden: Tensor, ranges: Tensor, out: Tensor | None = None) -> Tensor:

@@ -105,18 +105,15 @@ def test_a_row_that_is_not_finite_stays_so_in_float8_and_spoils_no_other(poison)
     x = torch.ones(3, 16)
     x[1, 5] = poison
     weight = reference.float8_rows(torch.ones(4, 16))
-    product = reference.float8_product(reference.float8_rows(x), weight, out=torch.empty(3, 4))
+    product = reference.float8_product(reference.float8_rows(x), weight)
     assert not product[1].isfinite().any()
-    assert torch.equal(product[[0, 2]], torch.full((2, 4), 16.0))
+    assert torch.equal(product[[0, 2]], torch.full((2, 4), 16.0).bfloat16())
 
 
-def test_float8_product_writes_into_columns_of_a_wider_matrix():
+def test_float8_product_is_near_the_exact_one():
     generator = torch.Generator().manual_seed(1)
     x, weight = (torch.randn(n, 64, generator=generator) for n in (5, 8))
-    bias, wide = torch.randn(8, generator=generator), torch.zeros(5, 20)
-    rows, scaled = reference.float8_rows(x), reference.float8_rows(weight)
-    reference.float8_product(rows, scaled, bias, out=wide[:, 4:12])
-    exact = x @ weight.t() + bias
-    assert ((wide[:, 4:12] - exact).norm() / exact.norm()) < 0.06
-    assert not wide[:, :4].any()
-    assert not wide[:, 12:].any()
+    product = reference.float8_product(reference.float8_rows(x), reference.float8_rows(weight))
+    exact = x @ weight.t()
+    assert product.dtype == torch.bfloat16
+    assert ((product - exact).norm() / exact.norm()) < 0.06
