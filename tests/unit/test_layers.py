@@ -31,7 +31,7 @@ LAYERS = {
     "merge": {"sequences", "genes", "plan", "store", "embed"},
     "report": {"sequences", "plan", "store", "embed", "merge"},
     "status": {"sequences", "plan", "embed", "report"},
-    "doctor": {"model", "embed", "data"},
+    "doctor": {"sequences", "model", "embed", "report"},
     "cli": {
         *("sequences", "genes", "plan", "store", "data", "model", "embed", "merge", "report"),
         *("status", "doctor"),

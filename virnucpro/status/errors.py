@@ -63,7 +63,7 @@ def _is_past(
 ) -> bool:
     """Whether what failed was done since, or is of shards or samples that are no more."""
     rule, *rest = parts
-    if rule in _OF_SHARDS and len(rest) == 2:  # noqa: PLR2004
+    if rule in _OF_SHARDS and len(rest) == 2:
         sample, shard = rest
         return shard not in open_shards.get(sample, set())
     if rest and rest[0] in finished:

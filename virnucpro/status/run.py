@@ -119,7 +119,7 @@ def _sample_names(workdir: Path, unknown: list[str]) -> list[str]:
     except (OSError, ValueError) as error:
         if not begun:
             raise InputError(
-                "is no working directory of the workflow: it has neither a sample sheet nor results",
+                "is no working directory of the workflow: it has no sample sheet and no results",
                 path=workdir,
                 hint="give the folder that was given to `virnucpro run -o` or `snakemake -d`",
             ) from error

@@ -74,12 +74,13 @@ def newest(folder: Path) -> Path | None:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """Return the entries of a folder that are not hidden, the one that was changed last at the end."""
-    changed = []
+    """Return the entries of a folder that are not hidden, the last one changed at the end."""
     try:
-        for path in folder.iterdir():
-            if not path.name.startswith("."):
-                changed.append((path.stat().st_mtime_ns, path))
+        changed = [
+            (path.stat().st_mtime_ns, path)
+            for path in folder.iterdir()
+            if not path.name.startswith(".")
+        ]
     except OSError:  # none, or removed meanwhile
         return []
     return [path for _, path in sorted(changed)]
@@ -103,14 +104,13 @@ def _before_shards(workdir: Path, name: str, now: float) -> tuple[str, str]:
     for step in _BEFORE_SHARDS:
         logs = map(read_log, (workdir / "logs" / step / name).rglob("*.log"))
         states = [job_state(log, now) for log in logs]
-        if state := next((each for each in ("running", "failed", "silent") if each in states), None):
-            return step, state
+        begun = [state for state in ("running", "failed", "silent") if state in states]
+        if begun:
+            return step, begun[0]
     return "split", "to do"
 
 
-def _step_of(
-    workdir: Path, name: str, shards: list[ShardStatus], now: float
-) -> tuple[str, str]:
+def _step_of(workdir: Path, name: str, shards: list[ShardStatus], now: float) -> tuple[str, str]:
     """Return the step that a sample with a split is at, and the state of that step."""
     states = {shard.state for shard in shards} - {"done"}
     if states:

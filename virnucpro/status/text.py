@@ -23,8 +23,8 @@ def describe_status(status: RunStatus) -> str:
         f"shards      {_counts(status.shards) or 'none yet'}",
         f"sequences   {_of(status.sequences_done, status.sequences)}, in shards that are done",
         f"tokens      {_of(status.tokens_done, status.tokens)}",
-        f"tokens/s    now {_number(rates.now)}; achieved on a device {_number(rates.achieved)}; "
-        f"planned on a device {_number(rates.planned)}" + (f" ({rates.device})" * bool(rates.device)),
+        f"tokens/s    now {_number(rates.now)}; on a device: achieved {_number(rates.achieved)}, "
+        f"planned {_number(rates.planned)}" + (f" ({rates.device})" if rates.device else ""),
         f"time left   {_left(status)}",
     ]
     if error := status.last_error:
@@ -60,7 +60,8 @@ def _describe_sample(sample: SampleStatus) -> str:
     what = f"{sample.step} {_SAID.get(sample.state, sample.state)}"
     if sample.tokens is None:
         return what
-    return f"{what}; shards: {_counts(sample.shards)}; {_of(sample.tokens_done, sample.tokens)} tokens"
+    tokens = _of(sample.tokens_done, sample.tokens)
+    return f"{what}; shards: {_counts(sample.shards)}; tokens: {tokens}"
 
 
 def _counts(shards: dict[str, int]) -> str:
