@@ -118,7 +118,7 @@ def check_backend(settings: Settings) -> Finding:
         return warning(
             "backend",
             f"{text}\nthe fast kernels cannot run: {reason}",
-            "`pip install triton`, in the version that your build of torch asks for, and use a GPU of "
+            "`pip install triton` in the version that torch asks for, and use a GPU of "
             "compute capability 8.0 or newer (A100, L4, H100, RTX 30 and later)",
         )
     return ok("backend", text)
@@ -176,7 +176,7 @@ def _try_device(text: str) -> Finding:
 
     try:
         total = float(torch.ones(1000, device="cuda").sum())
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the latter of a build without CUDA
         return broken(
             "devices",
             f"{text}\nthe GPU cannot compute: {str(error).splitlines()[0]}",

@@ -165,15 +165,13 @@ def _read_sheet(path: Path) -> list[str]:
 
 
 def _rates(workdir: Path, shards_of: dict[str, list[ShardStatus]], unknown: list[str]) -> Rates:
-    running = [
-        shard.tokens_per_second
-        for shards in shards_of.values()
-        for shard in shards
-        if shard.tokens_per_second is not None
-    ]
+    running = [s for shards in shards_of.values() for s in shards if s.state == "running"]
+    said = [shard.tokens_per_second for shard in running if shard.tokens_per_second is not None]
+    if len(said) < len(running):
+        unknown.append(f"{len(running) - len(said)} jobs under way have said no rate yet")
     budget = _budget(workdir, unknown)
     return Rates(
-        now=sum(running) if running else None,
+        now=sum(said) if said else None,
         achieved=_achieved(workdir, shards_of, unknown),
         planned=budget.tokens_per_second if budget else None,
         device=budget.device if budget else None,
@@ -209,6 +207,8 @@ def _achieved(
             traces.append(read_trace(folder or workdir, shard, steps))
         except (VirnucproError, OSError) as error:
             unknown.append(f"a rate is left out: {str(error).splitlines()[0]}")
+    if not traces:
+        return None
     totals, _ = summarise_traces(traces, [0] * len(traces))
     return totals.tokens_per_second
 
