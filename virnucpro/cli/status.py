@@ -17,7 +17,7 @@ __all__ = ["status"]
 @click.argument("workdir", metavar="[DIR]", default=".", type=DIRECTORY)
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def status(workdir: Path, as_json: bool) -> None:
-    """Say how far a run is: shards, tokens, rate, time left, the last error.
+    """Say how far a run is: shards, tokens, time left, last error.
 
     DIR is the run's working directory. Only its files are read, so this works during a run, on any
     machine that sees the folder; what they do not tell is said. The status goes to standard output.

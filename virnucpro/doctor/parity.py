@@ -36,7 +36,7 @@ class Agreement:
     """How far a result is from what it has to agree with."""
 
     name: str
-    error: float  # ||ours - theirs|| / ||theirs||; NaN where ours is not finite
+    error: float  # ||ours - theirs|| / ||theirs||; NaN where ours is, or has another shape
     tolerance: float
 
     @property
@@ -68,9 +68,10 @@ def compare_kernels(
             continue
         wide = torch.bfloat16 if in_float8 else dtype
         arguments = _arguments(field.name, device, wide)
-        mine, other = _result(ours, arguments), _result(theirs, arguments)
+        pairs = zip(_results(ours, arguments), _results(theirs, arguments), strict=True)
         tolerance = _FLOAT8_TOLERANCE if in_float8 else _TOLERANCES[dtype]
-        found.append(Agreement(field.name, _error(mine, other), tolerance))
+        error = float(np.max([_error(mine, other) for mine, other in pairs]))  # NaN stays
+        found.append(Agreement(field.name, error, tolerance))
     return found
 
 
@@ -146,25 +147,24 @@ def _arguments(name: str, device: torch.device, dtype: torch.dtype) -> dict[str,
     raise ValueError(f"no arguments are known for the kernel {name}")
 
 
-def _result(kernel: Callable[..., Any], arguments: dict[str, Any]) -> Tensor:
-    """Return what a kernel gives as one tensor; rows in float8 are multiplied by their scales."""
+def _results(kernel: Callable[..., Any], arguments: dict[str, Any]) -> list[Tensor]:
+    """Return the matrices that a kernel gives; rows in float8 are multiplied by their scales."""
     given = {
         key: torch.empty_like(value) if key == "out" else value for key, value in arguments.items()
     }
-    found = kernel(**given)
-    return found if isinstance(found, Tensor) else torch.cat(_tensors(found), dim=1)
+    return _matrices(kernel(**given))
 
 
-def _tensors(found: Any) -> list[Tensor]:
-    """List the matrices that a kernel gives, in float32; None gives nothing."""
-    if found is None:
-        return []
+def _matrices(found: Any) -> list[Tensor]:
     if isinstance(found, Tensor):
-        return [found.float()]
+        return [found]
     if isinstance(found[0], Tensor) and found[0].dtype == torch.float8_e4m3fn:
         return [found[0].float() * found[1]]
-    return [tensor for part in found for tensor in _tensors(part)]
+    return [matrix for part in found for matrix in _matrices(part)]
 
 
 def _error(ours: Tensor, theirs: Tensor) -> float:
+    """Return the relative error; NaN for a result of another shape."""
+    if ours.shape != theirs.shape:
+        return float("nan")
     return float((ours.double() - theirs.double()).norm() / theirs.double().norm())

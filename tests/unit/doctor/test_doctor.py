@@ -389,7 +389,6 @@ def doctor(tmp_path, *arguments, **environment):
     line = [sys.executable, "-m", "virnucpro", "doctor", "--no-rate", *arguments]
     return subprocess.run(
         line,
-        *(),
         capture_output=True,
         text=True,
         cwd=tmp_path,
