@@ -70,7 +70,7 @@ def run_status(workdir: Path, now: float | None = None) -> RunStatus:
     samples, shards_of = [sample for sample, _ in found], {s.name: shards for s, shards in found}
     shards = [shard for each in shards_of.values() for shard in each]
     if unsplit := sum(not each for each in shards_of.values()):
-        unknown.append(f"{unsplit} samples are not split yet: what they hold is not counted")
+        unknown.append(f"{unsplit} sample(s) not split yet: what they hold is not counted")
     rates = _rates(workdir, shards_of, unknown)
     tokens, done = (sum(values) for values in _tokens(samples))
     left, left_by = _time_left(tokens - done, rates)
@@ -168,7 +168,7 @@ def _rates(workdir: Path, shards_of: dict[str, list[ShardStatus]], unknown: list
     running = [s for shards in shards_of.values() for s in shards if s.state == "running"]
     said = [shard.tokens_per_second for shard in running if shard.tokens_per_second is not None]
     if len(said) < len(running):
-        unknown.append(f"{len(running) - len(said)} jobs under way have said no rate yet")
+        unknown.append(f"{len(running) - len(said)} job(s) under way have said no rate yet")
     budget = _budget(workdir, unknown)
     return Rates(
         now=sum(said) if said else None,

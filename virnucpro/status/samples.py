@@ -143,8 +143,8 @@ def _summed(
         )
     if counts["silent"]:
         unknown.append(
-            f"{counts['silent']} jobs of {name} have begun and said nothing for long: they were "
-            "killed, hang, or wait"
+            f"{counts['silent']} job(s) of {name} said nothing for long since they began: killed, "
+            "hanging or waiting"
         )
     return SampleStatus(
         name=name,

@@ -75,7 +75,7 @@ def test_job_that_says_nothing_for_long_is_not_called_under_way(workdir):
     workdir.log("embed/s1/00001.log", "INFO\n", seconds_ago=SILENT_SECONDS + 1)
     status = status_of(workdir)
     assert status.shards["silent"] == 1
-    assert "said nothing for long" in status.samples[0].unknown[-1]
+    assert "1 job(s) of s1 said nothing for long" in status.samples[0].unknown[-1]
 
 
 def test_shard_under_way_gives_its_rate_and_tokens_by_its_log(workdir, caplog):
@@ -93,7 +93,7 @@ def test_shard_under_way_gives_its_rate_and_tokens_by_its_log(workdir, caplog):
     assert status.tokens_per_second.now == round(total // 2 / 31)
     assert status.seconds_left == round((status.tokens - status.tokens_done) / round(total / 62), 1)
     assert "go on as they do" in status.left_by
-    assert status.unknown == ["1 jobs under way have said no rate yet"]
+    assert status.unknown == ["1 job(s) under way have said no rate yet"]
 
 
 def test_pieces_of_a_killed_job_count_and_damaged_ones_do_not(workdir):
@@ -207,7 +207,7 @@ def test_samples_are_those_of_the_sheet_also_before_they_begin(workdir):
     assert [(s.name, s.step, s.state) for s in status.samples] == [
         *[("new", "split", "running"), ("s1", "done", "done")],
     ]
-    assert status.unknown == ["1 samples are not split yet: what they hold is not counted"]
+    assert status.unknown == ["1 sample(s) not split yet: what they hold is not counted"]
     (workdir.root / "mine.csv").unlink()
     status = status_of(workdir)
     assert [sample.name for sample in status.samples] == ["s1"]
