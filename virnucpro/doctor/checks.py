@@ -43,6 +43,8 @@ def run_checks(settings: Settings) -> Iterator[Finding]:
             yield check(settings)
         except VirnucproError as error:
             yield broken(name, str(error).partition("\n  hint: ")[0], error.hint or _REPORT)
+        except ImportError as error:
+            yield broken(name, f"cannot be checked: {error}", "install that first, see torch above")
         except Exception as error:  # whatever is broken here, the other checks go on
             logger.debug("the check %s failed", name, exc_info=error)
             first, *_ = str(error).splitlines() or [""]
