@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from tqdm import tqdm
 
-__all__ = ["Progress"]
+__all__ = ["Logged", "Progress", "read_progress"]
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +21,25 @@ _BAR = (
     "{remaining} left"
 )
 _BAR_WITHOUT_END = "{desc}{n_fmt}{unit}, {rate_noinv_fmt}"
+_LINE = re.compile(r" ([0-9.]+)% of ([0-9,]+) \S+, ([0-9,]+) \S+/s, [0-9]+ s left$")
+
+
+@dataclass(frozen=True)
+class Logged:
+    """How far work was when it logged a line, in the unit of that line."""
+
+    done: int  # to a thousandth of the total
+    total: int
+    per_second: float
+
+
+def read_progress(line: str) -> Logged | None:
+    """Read a line that `Progress` has logged, or return None for any other line."""
+    found = _LINE.search(line)
+    if found is None:
+        return None
+    total, per_second = (int(number.replace(",", "")) for number in found.group(2, 3))
+    return Logged(round(total * float(found[1]) / 100), total, float(per_second))
 
 
 class Progress:

@@ -30,7 +30,12 @@ LAYERS = {
     "embed": {"sequences", "plan", "store", "data", "model"},
     "merge": {"sequences", "genes", "plan", "store", "embed"},
     "report": {"sequences", "plan", "store", "embed", "merge"},
-    "cli": {"sequences", "genes", "plan", "store", "data", "model", "embed", "merge", "report"},
+    "status": {"sequences", "plan", "embed", "report"},
+    "doctor": {"sequences", "model", "embed", "report"},
+    "cli": {
+        *("sequences", "genes", "plan", "store", "data", "model", "embed", "merge", "report"),
+        *("status", "doctor"),
+    },
 }
 ALLOWED = {
     **SHARED,

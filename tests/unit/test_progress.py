@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from virnucpro import log
-from virnucpro.progress import Progress
+from virnucpro.progress import Logged, Progress, read_progress
 
 
 class Terminal(io.StringIO):
@@ -139,3 +139,16 @@ def test_bar_is_shown_on_a_terminal_that_does_not_tell_its_size(tmp_path):
     os.close(theirs)
     assert "60%" in os.read(ours, 100_000).decode()
     os.close(ours)
+
+
+def test_logged_lines_can_be_read_again_and_others_are_none(caplog):
+    clock = iter([0.0, 40.0, 80.0, 100.0])
+    progress = Progress(1_234_567, what="shard 3:", clock=lambda: next(clock))
+    with caplog.at_level(logging.INFO):
+        progress.step(400_000)
+        progress.step(834_567)
+    first, last = caplog.messages
+    logged = read_progress(f"2026-11-22 06:31:04 INFO    {first}")
+    assert logged == Logged(pytest.approx(400_000, abs=1_234), 1_234_567, 10_000.0)
+    assert read_progress(last) is None
+    assert read_progress("12% of 100 people, 3 people/s") is None

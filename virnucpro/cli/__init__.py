@@ -21,6 +21,7 @@ import click
 from virnucpro import __version__, log
 from virnucpro.cli import (
     budget,
+    doctor,
     embed,
     genes,
     merge,
@@ -29,6 +30,7 @@ from virnucpro.cli import (
     report,
     run,
     split,
+    status,
     store,
     withdraw,
 )
@@ -57,6 +59,8 @@ def cli(verbose: bool, quiet: bool) -> None:
 
 
 cli.add_command(run.run)
+cli.add_command(status.status)
+cli.add_command(doctor.doctor)
 cli.add_command(genes.genes)
 cli.add_command(split.split)
 cli.add_command(plan.plan)

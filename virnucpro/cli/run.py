@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 # Of a core, in float32 by torch: 8M computed 5,000 tokens/s on two (benchmarks/RESULTS.md).
 _FLOPS_A_CORE = 35e9
 _ARCHIVES = frozenset({".gz", ".bz2", ".xz", ".zst"})
+_PROGRESS_SECONDS = 30.0  # between two lines on how far the run is
 _COMPRESSED = 2.0  # bytes of residues in a byte of a compressed FASTA file
 _CODING = 0.3  # residues of genes in a base of a contig
 
@@ -185,4 +187,29 @@ def _become_snakemake(
     logger.debug("%s", command)
     sys.stdout.flush()
     sys.stderr.flush()
+    if sys.stderr.isatty() and logger.isEnabledFor(logging.INFO):
+        _show_progress(out)
     os.execv(command[0], command)  # noqa: S606
+
+
+def _show_progress(out: Path) -> None:
+    """Start a process that says how far the run is, until this one, and so Snakemake, has ended.
+
+    A child, for this process becomes Snakemake; after Ctrl-C it goes on while jobs are stopped.
+    """
+    from virnucpro.status.watch import watch
+
+    parent = os.getpid()
+    if os.fork():
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        watch(
+            out,
+            lambda: os.getppid() == parent,
+            lambda line: click.echo(line, err=True),
+            interval=_PROGRESS_SECONDS,
+        )
+    finally:
+        os._exit(0)  # what else this process had to do is the parent's

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from virnucpro.errors import VirnucproError
 
-__all__ = ["Claim", "Device", "claim_device", "claimed", "visible_devices"]
+__all__ = ["Claim", "Device", "claim_device", "claimed", "lock_folder", "visible_devices"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def claimed() -> Claim | None:
     return _claim
 
 
-def claim_device(asked: str) -> str:
+def claim_device(asked: str, *, wait: bool = True) -> str:
     """Take one of the visible devices for this process alone, and hide the others from it.
 
     Has to be called before CUDA is used: it sets ``CUDA_VISIBLE_DEVICES``. Waits for as long as
@@ -89,12 +89,14 @@ def claim_device(asked: str) -> str:
     Args:
         asked: ``auto`` or ``cuda`` for any visible device, ``cuda:N`` for the N-th of them; with
             ``cpu`` nothing happens, nor where no device is visible.
+        wait: where others hold all devices in question; else that is an error.
 
     Returns:
         The device to ask torch for: ``cuda:0`` where ``cuda:N`` was taken, else what was asked.
 
     Raises:
-        VirnucproError: the lock file cannot be made or opened.
+        VirnucproError: the lock file cannot be made or opened, or others hold all devices and
+            `wait` is false.
     """
     global _claim
     kind, _, number = asked.partition(":")
@@ -106,7 +108,7 @@ def claim_device(asked: str) -> str:
             devices = devices[int(number) : int(number) + 1]
         if not devices:
             return asked
-        _claim = _wait_for_any(devices)
+        _claim = _wait_for_any(devices, wait)
         os.environ[VISIBLE] = _claim.device.uuid
         logger.info("GPU: %s", _claim)
     return "cuda:0" if number else asked
@@ -179,7 +181,7 @@ def _listed_devices() -> list[list[Device]]:
     return gpus
 
 
-def _wait_for_any(devices: Sequence[Device]) -> Claim:
+def _wait_for_any(devices: Sequence[Device], wait: bool) -> Claim:
     """Lock the first device that is free."""
     start = time.monotonic()
     remind = 0.0
@@ -188,21 +190,24 @@ def _wait_for_any(devices: Sequence[Device]) -> Claim:
             descriptor = _try_lock(device)
             if descriptor is not None:
                 return Claim(device, time.monotonic() - start, descriptor)
+        held = ", ".join(map(str, devices))
+        if not wait:
+            raise VirnucproError(f"other jobs hold {held}", hint="try again when they are done")
         waited = time.monotonic() - start
         if waited >= remind:
             remind = waited + _REMIND_SECONDS
-            logger.info(
-                "waiting for a GPU: other jobs hold %s (for %.0f s)",
-                ", ".join(map(str, devices)),
-                waited,
-            )
+            logger.info("waiting for a GPU: other jobs hold %s (for %.0f s)", held, waited)
         time.sleep(_POLL_SECONDS)
+
+
+def lock_folder() -> Path:
+    """Return the folder of the lock files, which all jobs of this machine share."""
+    return Path(os.environ.get(LOCK_DIR) or _DEFAULT_DIR)
 
 
 def _try_lock(device: Device) -> int | None:
     """Lock a device; give the lock's file descriptor, or None where another process has it."""
-    folder = Path(os.environ.get(LOCK_DIR) or _DEFAULT_DIR)
-    path = folder / f"virnucpro-{re.sub('[^A-Za-z0-9-]', '_', device.uuid)}.lock"
+    path = lock_folder() / f"virnucpro-{re.sub('[^A-Za-z0-9-]', '_', device.uuid)}.lock"
     try:
         descriptor = _open(path)
     except OSError as error:

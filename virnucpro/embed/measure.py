@@ -31,7 +31,7 @@ from virnucpro.model.loading import load_model
 from virnucpro.model.receipt import read_receipt
 from virnucpro.sequences.alphabet import SPECIAL_TOKENS
 
-__all__ = ["measure_budget", "write_measured_budget"]
+__all__ = ["measure_budget", "measure_rate", "write_measured_budget"]
 
 logger = logging.getLogger(__name__)
 
@@ -245,12 +245,30 @@ def _no_memory(model: PackedESM2, max_seqlen: int) -> VirnucproError:
 
 
 def _rate(model: PackedESM2, readout: Readout, tokens: int, max_seqlen: int) -> float:
-    """Time steps of protein-like lengths; returns tokens a second."""
+    """Time steps for as long as a size is tried; as `measure_rate`."""
+    return measure_rate(model, readout, tokens, max_seqlen, _TIMED_SECONDS)
+
+
+def measure_rate(
+    model: PackedESM2, readout: Readout, tokens: int, max_seqlen: int, seconds: float
+) -> float:
+    """Time steps of protein-like lengths.
+
+    Args:
+        model: the model on its device.
+        readout: what the steps give.
+        tokens: T, tokens of a step.
+        max_seqlen: longest sequence, in tokens.
+        seconds: how long to go on; one step is timed at least.
+
+    Returns:
+        Tokens a second.
+    """
     engine, step = _probe(model, readout, tokens, max_seqlen)
     if model.device.type == "cuda":
         engine.forward(step, engine.shape).pooled.cpu()  # start-up of kernels and libraries
     steps, start = 0, time.perf_counter()
-    while steps < 1 or time.perf_counter() - start < _TIMED_SECONDS:
+    while steps < 1 or time.perf_counter() - start < seconds:
         engine.forward(step, engine.shape).pooled.cpu()
         steps += 1
     return tokens * steps / (time.perf_counter() - start)

@@ -22,17 +22,19 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from virnucpro.embed.output import ShardOutput
 from virnucpro.embed.trace import StepRecord
 from virnucpro.errors import DataError
 from virnucpro.files import remove, write_bytes
 from virnucpro.formats import parse
 
-__all__ = ["Pieces", "pieces_directory"]
+if TYPE_CHECKING:  # it imports torch, which `tokens_in_pieces` does without
+    from virnucpro.embed.output import ShardOutput
+
+__all__ = ["Pieces", "pieces_directory", "tokens_in_pieces"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,27 @@ class _Piece:
 def pieces_directory(embeddings: Path) -> Path:
     """Give the directory of the pieces of a shard, beside its array."""
     return embeddings.with_name(f".{embeddings.stem}.pieces")
+
+
+def tokens_in_pieces(directory: Path) -> int:
+    """Count the tokens of the steps that the pieces of a shard say they hold.
+
+    Only the beginning of each piece is read, and its hash not checked, for a job may be writing and
+    removing pieces meanwhile; one that cannot be read counts nothing.
+
+    Args:
+        directory: of the pieces; there are none where it is missing.
+    """
+    tokens: dict[int, int] = {}
+    for path in sorted(directory.glob("*.piece")):
+        try:
+            with path.open("rb") as handle:
+                handle.readline()
+                header = json.loads(handle.readline())
+            tokens |= {int(step["number"]): int(step["tokens"]) for step in header["steps"]}
+        except (OSError, ValueError, TypeError, KeyError):
+            logger.debug("%s cannot be read", path)
+    return sum(tokens.values())
 
 
 class Pieces:

@@ -18,6 +18,8 @@ from virnucpro.merge.exports import EXPORTS
 COMMANDS = [
     [],
     ["run"],
+    ["status"],
+    ["doctor"],
     ["split"],
     ["plan"],
     ["model"],
@@ -84,7 +86,19 @@ def test_commands_stand_in_the_order_of_the_data(tmp_path):
     assert "..." not in listed, "a summary is too long for its line"
     names = [line.split()[0] for line in listed.splitlines() if line.startswith("  ")]
     assert [name for name in names if name in cli.commands] == [
-        *("run", "genes", "split", "plan", "model", "budget", "embed", "withdraw", "merge"),
+        *(
+            "run",
+            "status",
+            "doctor",
+            "genes",
+            "split",
+            "plan",
+            "model",
+            "budget",
+            "embed",
+            "withdraw",
+            "merge",
+        ),
         *("report", "store"),
     ]
 
