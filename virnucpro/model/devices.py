@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from virnucpro.errors import InputError
+from virnucpro.model.kernels import reference
+from virnucpro.model.kernels.float8 import float8_product
 from virnucpro.model.visible import Device, driver_version, visible_devices
 
 __all__ = [
@@ -26,7 +28,6 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float8": torch.float8_e4m3fn,
 }
-_FLOAT8_CAPABILITY = (8, 9)
 _MODULES: dict[str, Any] = {"cuda": torch.cuda, "mps": torch.mps, "xpu": torch.xpu}
 _WHEELS = "https://download.pytorch.org/whl/"
 
@@ -190,14 +191,30 @@ def select_dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:
         return torch.float32, "exact, and the only format every processor is fast at"
     if name not in DTYPES:
         raise InputError(f"unknown dtype {name!r}", hint=f"auto, {', '.join(DTYPES)}")
-    if name == "float8" and not (
-        device.type == "cuda" and torch.cuda.get_device_capability(device) >= _FLOAT8_CAPABILITY
-    ):
+    if name == "float8" and (reason := _no_float8(device)):
         raise InputError(
-            f"dtype float8 cannot run on {device_name(device)}",
-            hint="it needs a GPU of compute capability 8.9 or newer, such as an H100 or an L40S",
+            f"dtype float8 cannot run on {device_name(device)}: {reason}",
+            hint="it needs a GPU of compute capability 8.9 or newer, such as an H100 or an L40S, "
+            "and a build of torch that multiplies float8 on it; `auto` is float16 on every GPU",
         )
     return DTYPES[name], "asked for"
+
+
+def _no_float8(device: torch.device) -> str | None:
+    """Multiply scaled rows in float8 once; say why that fails, or return None."""
+    if device.type != "cuda":
+        return "that needs a GPU"
+    rows, weight = (reference.float8_rows(torch.eye(32, 64) + n) for n in (0, 1))
+    got, expected = (torch.empty(32, 32, dtype=torch.bfloat16) for _ in range(2))
+    reference.float8_product(rows, weight, out=expected)
+    try:
+        there = ((x.to(device), scales.to(device)) for x, scales in (rows, weight))
+        got = float8_product(next(there), next(there), out=got.to(device)).cpu()
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        return _first_line(error)
+    return None if torch.allclose(got, expected, rtol=0.02) else "torch's product is wrong there"
 
 
 def dtype_name(dtype: torch.dtype) -> str:

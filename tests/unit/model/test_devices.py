@@ -4,6 +4,9 @@ import torch
 from virnucpro.errors import InputError
 from virnucpro.model import devices
 from virnucpro.model.devices import device_name, select_device, select_dtype
+from virnucpro.model.kernels import reference
+
+GPU = torch.device("cuda", 0)
 
 SMI = """#!/bin/sh
 case "$1" in
@@ -182,3 +185,43 @@ def test_default_dtype_depends_on_the_device():
 
 def test_cpu_is_called_cpu():
     assert device_name(torch.device("cpu")) == "cpu"
+
+
+@pytest.fixture
+def float8_gpu(monkeypatch):
+    """Give a function that makes the CPU pass for a GPU with this float8 product."""
+
+    def install(product):
+        monkeypatch.setattr(devices, "float8_product", product)
+        monkeypatch.setattr(devices, "device_name", lambda _: "Imaginary 1")
+        monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *_: tensor)
+
+    return install
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_float8_is_tried(float8_gpu, right):
+    def product(rows, weight, *, out):
+        return reference.float8_product(rows, weight, out=out) if right else out.fill_(1)
+
+    float8_gpu(product)
+    if right:
+        assert select_dtype("float8", GPU) == (torch.float8_e4m3fn, "asked for")
+        return
+    with pytest.raises(InputError, match=r"float8 cannot run on Imaginary 1: .* is wrong there"):
+        select_dtype("float8", GPU)
+
+
+@pytest.mark.fault(57)
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError, NotImplementedError])
+def test_float8_that_torch_refuses_is_refused_with_its_reason(float8_gpu, kind):
+    def product(rows, weight, *, out):
+        raise kind("_scaled_mm: row-wise scales need 9.0\nException raised from")
+
+    float8_gpu(product)
+    with pytest.raises(InputError) as error:
+        select_dtype("float8", GPU)
+    assert error.value.message == (
+        "dtype float8 cannot run on Imaginary 1: _scaled_mm: row-wise scales need 9.0"
+    )
+    assert "`auto` is float16" in error.value.hint
