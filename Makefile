@@ -59,10 +59,10 @@ $(READY): requirements.lock pyproject.toml
 # tag such as +cpu is cut off, so that the same lock installs the build for the machine's devices.
 lock:
 	$(PYTHON) -m venv --clear $(LOCK_VENV)
-	$(LOCK_VENV)/bin/python -m pip install torch==2.13.0 -e '.[cluster,test,lint]'
+	$(LOCK_VENV)/bin/python -m pip install torch==2.13.0 triton==3.7.1 -e '.[cluster,test,lint]'
 	sed -n '/^#/p' requirements.lock > $(LOCK_VENV)/requirements.lock
 	$(LOCK_VENV)/bin/python -m pip freeze --all --exclude pip --exclude-editable \
-	  | sed -e 's/+[a-z0-9.]*$$//' -e '/^nvidia-/d' -e '/^cuda-/d' -e '/^triton==/d' \
+	  | sed -e 's/+[a-z0-9.]*$$//' -e '/^nvidia-/d' -e '/^cuda-/d' \
 	  >> $(LOCK_VENV)/requirements.lock
 	mv $(LOCK_VENV)/requirements.lock requirements.lock
 	rm -rf $(LOCK_VENV)

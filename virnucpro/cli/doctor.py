@@ -55,12 +55,13 @@ def doctor(
     from virnucpro.cli.device import keep_kernels
     from virnucpro.doctor.checks import describe, run_checks
     from virnucpro.doctor.finding import Settings
-    from virnucpro.embed.device_lock import VISIBLE, claim_device
+    from virnucpro.embed.device_lock import claim_device
     from virnucpro.errors import VirnucproError
+    from virnucpro.model.visible import CUDA
 
     cache_dir = cache_dir or workdir / ".cache" / "virnucpro"
     keep_kernels(cache_dir)
-    visible, busy = os.environ.get(VISIBLE), None
+    visible, busy = os.environ.get(CUDA), None
     try:
         device = claim_device(device, wait=False)
     except VirnucproError as error:

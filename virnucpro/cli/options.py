@@ -49,7 +49,7 @@ POSITIVE = click.IntRange(min=1)
 shard_argument = click.argument("shard", type=FILE)
 weights_option = click.option("--weights", required=True, type=FILE, help="Converted weights.")
 device_option = click.option(
-    "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N, mps or xpu."
 )
 dtype_option = click.option(
     "--dtype",

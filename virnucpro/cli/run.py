@@ -136,8 +136,8 @@ def cpu_note(files: Sequence[Path], values: dict[str, Any]) -> str | None:
         files: FASTA or GenBank.
         values: given ones of the configuration, by dotted name.
     """
-    from virnucpro.embed.device_lock import visible_devices
     from virnucpro.model.config import KNOWN_MODELS
+    from virnucpro.model.visible import visible_devices
 
     device = values.get("embed.device", "auto")
     if device not in ("auto", "cpu") or (device == "auto" and visible_devices()):

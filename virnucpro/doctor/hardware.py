@@ -100,24 +100,24 @@ def check_devices(settings: Settings) -> Finding:
 
 def check_backend(settings: Settings) -> Finding:
     """Find the device, the dtype and the backend that a run would choose, and why."""
-    from virnucpro.model import kernels
     from virnucpro.model.backends import select_backend
+    from virnucpro.model.config import KNOWN_MODELS
     from virnucpro.model.devices import device_name, dtype_name, select_device, select_dtype
 
     if settings.busy is not None:
         return warning("backend", "not looked at: no GPU is free", "run doctor again when one is")
     device, why_device = select_device(settings.device)
     dtype, why_dtype = select_dtype("auto", device)
-    backend = select_backend("auto", device, dtype)
+    config = KNOWN_MODELS.get(settings.model, KNOWN_MODELS["demo"])
+    backend = select_backend("auto", device, dtype, config)
     text = (
         f"{backend.name} ({backend.reason})\n{dtype_name(dtype)} ({why_dtype})\n"
         f"{device_name(device)} ({why_device})"
     )
     if device.type == "cuda" and backend.name != "tiles":
-        _, reason = kernels.available()
         return warning(
             "backend",
-            f"{text}\nthe fast kernels cannot run: {reason}",
+            text,
             "`pip install triton` in the version that torch asks for, and use a GPU of "
             "compute capability 8.0 or newer (A100, L4, H100, RTX 30 and later)",
         )

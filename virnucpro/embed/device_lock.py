@@ -14,44 +14,24 @@ import fcntl
 import logging
 import os
 import re
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from virnucpro.errors import VirnucproError
+from virnucpro.model.visible import Device, visible_devices
 
-__all__ = ["Claim", "Device", "claim_device", "claimed", "lock_folder", "visible_devices"]
+__all__ = ["Claim", "claim_device", "claimed", "lock_folder"]
 
 logger = logging.getLogger(__name__)
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
 LOCK_DIR = "VIRNUCPRO_LOCK_DIR"
 # Neither $TMPDIR nor $XDG_RUNTIME_DIR: those differ between jobs and users, who must meet.
 _DEFAULT_DIR = "/tmp"  # noqa: S108
 
-_GPU = re.compile(r"GPU \d+: (.*) \(UUID: (\S+)\)")
-_MIG = re.compile(r"\s+MIG (\S+)\s+Device\s+\d+: \(UUID: (\S+)\)")
 _POLL_SECONDS = 0.2
 _REMIND_SECONDS = 600.0
-_LIST_SECONDS = 60.0  # nvidia-smi wakes up sleeping devices, one after the other
-
-
-@dataclass(frozen=True)
-class Device:
-    """A device that is visible to this process.
-
-    Attributes:
-        uuid: ``GPU-...`` or ``MIG-...``; its number where nothing tells more.
-        name: as its maker calls it; empty where it is not known.
-    """
-
-    uuid: str
-    name: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.uuid} ({self.name})" if self.name else self.uuid
 
 
 @dataclass(frozen=True)
@@ -83,12 +63,13 @@ def claimed() -> Claim | None:
 def claim_device(asked: str, *, wait: bool = True) -> str:
     """Take one of the visible devices for this process alone, and hide the others from it.
 
-    Has to be called before CUDA is used: it sets ``CUDA_VISIBLE_DEVICES``. Waits for as long as
-    others hold all devices in question. A second call in one process keeps the first one's device.
+    Has to be called before CUDA or ROCm is used: it sets the variables of `Device.alone`. Waits for
+    as long as others hold all devices in question. A second call in one process keeps the first
+    one's device.
 
     Args:
         asked: ``auto`` or ``cuda`` for any visible device, ``cuda:N`` for the N-th of them; with
-            ``cpu`` nothing happens, nor where no device is visible.
+            ``cpu``, ``mps`` and ``xpu`` nothing happens, nor where no device is visible.
         wait: where others hold all devices in question; else that is an error.
 
     Returns:
@@ -109,76 +90,9 @@ def claim_device(asked: str, *, wait: bool = True) -> str:
         if not devices:
             return asked
         _claim = _wait_for_any(devices, wait)
-        os.environ[VISIBLE] = _claim.device.uuid
+        os.environ.update(_claim.device.alone)
         logger.info("GPU: %s", _claim)
     return "cuda:0" if number else asked
-
-
-def visible_devices() -> list[Device]:
-    """Give the devices that CUDA would show to this process, without asking CUDA.
-
-    ``CUDA_VISIBLE_DEVICES`` may hold UUIDs, the beginnings of UUIDs, and numbers, which count in
-    the order of nvidia-smi, as those of schedulers do. As in CUDA, an entry that is no device ends
-    the list.
-    """
-    chosen = os.environ.get(VISIBLE)
-    if chosen is not None and not _names_a_device(chosen.partition(",")[0].strip()):
-        return []
-    listed = _listed_devices()
-    if chosen is None:
-        return [device for devices in listed for device in devices]
-    found: list[Device] = []
-    for entry in map(str.strip, chosen.split(",")):
-        devices = _resolve(entry, listed)
-        if not devices:
-            break
-        found += [device for device in devices if device not in found]
-    return found
-
-
-def _names_a_device(entry: str) -> bool:
-    return entry.isdecimal() or entry.startswith(("GPU-", "MIG-"))
-
-
-def _resolve(entry: str, listed: Sequence[list[Device]]) -> list[Device]:
-    """Give the devices that an entry of ``CUDA_VISIBLE_DEVICES`` means; none for no device."""
-    if not _names_a_device(entry):
-        return []
-    if entry.isdecimal():
-        if listed:
-            return listed[int(entry)] if int(entry) < len(listed) else []
-        return [Device(entry)]
-    known = [device for devices in listed for device in devices if device.uuid.startswith(entry)]
-    return known[:1] or [Device(entry)]
-
-
-def _listed_devices() -> list[list[Device]]:
-    """Give, for each GPU of ``nvidia-smi -L``, itself or the MIG devices that it is divided into.
-
-    Without nvidia-smi nothing is known: an empty list.
-    """
-    try:
-        listing = subprocess.run(
-            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=_LIST_SECONDS, check=False
-        )
-    except (FileNotFoundError, PermissionError):
-        if Path("/dev/nvidiactl").exists():
-            logger.warning("nvidia-smi is not on the PATH: the GPU is used without a lock")
-        return []
-    except subprocess.TimeoutExpired:
-        logger.warning("nvidia-smi -L gave no answer in %.0f s: no lock is taken", _LIST_SECONDS)
-        return []
-    gpus: list[list[Device]] = []
-    names: list[str] = []
-    for line in listing.stdout.splitlines():
-        if found := _GPU.match(line):
-            names.append(found[1])
-            gpus.append([Device(found[2], found[1])])
-        elif (found := _MIG.match(line)) and gpus:
-            part = Device(found[2], f"{names[-1]} MIG {found[1]}")
-            # A divided GPU cannot be used as a whole.
-            gpus[-1] = [device for device in gpus[-1] if device.uuid.startswith("MIG-")] + [part]
-    return gpus
 
 
 def _wait_for_any(devices: Sequence[Device], wait: bool) -> Claim:

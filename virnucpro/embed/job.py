@@ -49,7 +49,7 @@ class EmbedOptions:
     """What to compute and on what.
 
     Attributes:
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        device: see `virnucpro.model.devices.select_device`.
         dtype: ``auto``, ``float32``, ``float16``, ``bfloat16`` or ``float8``.
         layers: representations to keep; negative ones count from the end.
         pooling: one of `virnucpro.formats.POOLINGS`; ``none`` writes the representations of

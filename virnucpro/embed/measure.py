@@ -63,7 +63,7 @@ def write_measured_budget(
         weights: the converted weights.
         receipt: their receipt.
         out: the JSON file to write.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        device: see `virnucpro.model.devices.select_device`.
         dtype: ``auto``, ``float32``, ``float16``, ``bfloat16`` or ``float8``.
         plan_token_budget: tokens of a planned batch.
         max_sequence_length: longest sequence, in residues.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +17,9 @@ from virnucpro.model.attention import (
     TileAttention,
     VarlenAttention,
 )
+from virnucpro.model.config import ModelConfig
 from virnucpro.model.kernels import Kernels
+from virnucpro.model.trial import in_one_line, why_not
 
 __all__ = ["Backend", "select_backend"]
 
@@ -26,7 +30,7 @@ class Backend:
 
     attention: Attention
     kernels: Kernels  # of the elementwise operations
-    reason: str  # why this backend, for the log
+    reason: str  # why this backend, and why not a faster one: for the log
 
     @property
     def name(self) -> str:
@@ -39,52 +43,89 @@ class Backend:
         return self.attention.on_device
 
 
-_ATTENTION: tuple[type[Attention], ...] = (
-    TileAttention,
-    VarlenAttention,
-    PaddedAttention,
-    SequenceAttention,
+@dataclass(frozen=True)
+class _Row:
+    """A backend, and where it is worth a try."""
+
+    attention: type[Attention]
+    suits: Callable[[torch.device, torch.dtype], bool]
+    what: str
+    fused: bool = False  # whether our elementwise kernels go with it
+
+    @property
+    def name(self) -> str:
+        """The name of the attention."""
+        return self.attention.name
+
+
+def _cuda_in_16_bits(device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
+
+
+def _cpu(device: torch.device, _dtype: torch.dtype) -> bool:
+    return device.type == "cpu"
+
+
+# The fastest first. Whether a row runs is tried, on the device and with the model's shape; the last
+# one runs everywhere. A call for one sequence leaves most of a GPU idle; a CPU is busy with it, and
+# padding costs it time.
+_TABLE = (
+    _Row(TileAttention, _cuda_in_16_bits, "kernels of our own", fused=True),
+    _Row(VarlenAttention, _cuda_in_16_bits, "torch's variable-length kernel"),
+    _Row(SequenceAttention, _cpu, "one call a sequence"),
+    _Row(PaddedAttention, lambda *_: True, "one call for sequences of like length"),
+    _Row(SequenceAttention, lambda *_: True, "one call a sequence"),
 )
 
 
-def select_backend(name: str, device: torch.device, dtype: torch.dtype) -> Backend:
-    """Choose the backend of a device and a dtype.
+def select_backend(
+    name: str, device: torch.device, dtype: torch.dtype, config: ModelConfig
+) -> Backend:
+    """Choose the backend of a model on a device: the first of the table that runs.
 
     Args:
-        name: ``auto``, ``sdpa``, ``padded``, ``varlen`` or ``tiles``; the last brings the other
-            fused kernels with it.
+        name: ``auto``, or one of the table: ``tiles``, ``varlen``, ``padded`` or ``sdpa``.
         device: where the model runs.
         dtype: what it computes in.
+        config: the model's shape.
 
     Raises:
-        InputError: the backend does not exist, or not for this device and dtype.
+        InputError: the backend does not exist, or does not run there.
+        torch.cuda.OutOfMemoryError: the device has no room for a few rows.
     """
-    known = {attention.name: attention for attention in _ATTENTION}
-    usable = _usable(device, dtype)
-    if name != "auto" and name not in known:
-        raise InputError(f"unknown attention backend {name!r}", hint=f"auto, {', '.join(known)}")
-    if name != "auto" and name not in usable:
-        raise InputError(
-            f"attention backend {name!r} cannot run {dtype} on {device}",
-            hint=f"here {', '.join(usable)} can; others need CUDA, 16 bits and, for tiles, triton",
-        )
-    chosen = name if name != "auto" else next(reversed(usable))
-    fused = kernels.fused() if chosen == TileAttention.name else Kernels()
-    return Backend(known[chosen](), fused, usable[chosen] if name == "auto" else "asked for")
+    names = list(dict.fromkeys(row.name for row in _TABLE))
+    if name not in ("auto", *names):
+        raise InputError(f"unknown attention backend {name!r}", hint=f"auto, {', '.join(names)}")
+    refused: list[str] = []
+    for row in _TABLE:
+        if name not in ("auto", row.name) or not row.suits(device, dtype):
+            continue
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            tried = _try(row, device, dtype, config)
+        if not isinstance(tried, str):
+            reason = "; ".join([f"{dtype} on {device}: {row.what}", *refused])
+            return Backend(*tried, reason if name == "auto" else "asked for")
+        refused.append(f"{row.name} does not run: {tried}")
+    raise InputError(
+        f"attention backend {name!r} cannot run {dtype} on {device}",
+        hint="; ".join(["`auto` takes one that does", *refused]),
+    )
 
 
-def _usable(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
-    """Say which backends can run, and why; the fastest is the last."""
-    sdpa = {"sdpa": f"{dtype} on {device}: one call a sequence"}
-    padded = {"padded": f"{dtype} on {device}: one call for sequences of like length"}
-    # A call for one sequence leaves most of a GPU idle; a CPU is busy, and padding costs it time.
-    usable = padded | sdpa if device.type == "cpu" else sdpa | padded
-    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
-        return usable
-    if torch.cuda.get_device_capability(device) >= (8, 0):
-        usable["varlen"] = "16 bits on a CUDA device: torch's variable-length kernel"
-        with torch.cuda.device(device):
-            runs, reason = kernels.available()
-        if runs:
-            usable["tiles"] = f"16 bits on {reason}"
-    return usable
+def _try(
+    row: _Row, device: torch.device, dtype: torch.dtype, config: ModelConfig
+) -> tuple[Attention, Kernels] | str:
+    """Return the parts of a backend where it runs, else the reason."""
+    attention, elementwise = row.attention(), Kernels()
+    if row.fused:
+        runs, reason = kernels.available()
+        if not runs:
+            return reason
+        try:
+            elementwise = kernels.fused()
+        except ImportError as error:
+            return in_one_line(error)
+    # Behind a call a sequence there is nothing: what it raises is the answer.
+    is_last = row.attention is SequenceAttention
+    refusal = None if is_last else why_not(attention, elementwise, device, dtype, config)
+    return refusal or (attention, elementwise)

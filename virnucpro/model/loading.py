@@ -100,7 +100,7 @@ def build_model(
         )
     device, float8 = torch.device(device), dtype == torch.float8_e4m3fn
     wide = torch.bfloat16 if float8 else dtype  # of what is not in float8
-    backend = select_backend(attention, device, wide)
+    backend = select_backend(attention, device, wide, config)
     inv_freq = state.get(ROTARY_FREQUENCIES, inverse_frequencies(config.head_dim))
     rotary = RotaryTables(inv_freq.to(device=device, dtype=torch.float32))
     with torch.device("meta"):

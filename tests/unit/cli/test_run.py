@@ -18,10 +18,10 @@ from virnucpro.cli import run as run_module
 from virnucpro.cli.configuration import changes, config_text, configuration_keys
 from virnucpro.cli.shipped import SCHEMA, SNAKEFILE, shipped
 from virnucpro.cli.workdir import find_files, find_samples
-from virnucpro.embed import device_lock
 from virnucpro.errors import InputError
 from virnucpro.genes import finder
 from virnucpro.genes.detect import detect_input_type
+from virnucpro.model import visible
 
 
 class Called(BaseException):
@@ -353,7 +353,7 @@ def test_configurations_that_say_nothing_and_the_defaults_are_the_same():
 
 @pytest.mark.parametrize("size", [1000, 10**9])
 def test_without_a_gpu_it_says_what_it_will_take(tmp_path, monkeypatch, size):
-    monkeypatch.setattr(device_lock, "visible_devices", list)
+    monkeypatch.setattr(visible, "visible_devices", list)
     fasta = tmp_path / "a.faa"
     with fasta.open("wb") as handle:
         handle.truncate(size)
@@ -364,7 +364,7 @@ def test_without_a_gpu_it_says_what_it_will_take(tmp_path, monkeypatch, size):
 
 
 def test_with_a_gpu_nothing_is_said_unless_the_cpu_was_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(device_lock, "visible_devices", lambda: [device_lock.Device("GPU-1")])
+    monkeypatch.setattr(visible, "visible_devices", lambda: [visible.Device("GPU-1")])
     assert run_module.cpu_note([], {"model": "demo"}) is None
     assert run_module.cpu_note([], {"model": "demo", "embed.device": "cuda"}) is None
     assert "as asked" in run_module.cpu_note([], {"model": "demo", "embed.device": "cpu"})

@@ -1,5 +1,6 @@
 """Imaginary devices: a fake nvidia-smi on the PATH, and processes that hold what they claim."""
 
+import json
 import os
 import select
 import signal
@@ -12,27 +13,19 @@ import time
 import pytest
 
 from virnucpro.embed import device_lock
-from virnucpro.embed.device_lock import Claim, Device, claim_device, visible_devices
+from virnucpro.embed.device_lock import Claim, claim_device
 from virnucpro.errors import VirnucproError
+from virnucpro.model.visible import Device
 
 GPU_0, GPU_1 = (
     "GPU-aaaaaaaa-0000-4000-8000-000000000000",
     "GPU-bbbbbbbb-0000-4000-8000-000000000001",
 )
-MIG_A, MIG_B = (
-    "MIG-cccccccc-0000-5000-8000-000000000002",
-    "MIG-dddddddd-0000-5000-8000-000000000003",
-)
 TWO = f"""\
 GPU 0: NVIDIA H100 80GB HBM3 (UUID: {GPU_0})
 GPU 1: NVIDIA H100 80GB HBM3 (UUID: {GPU_1})
 """
-DIVIDED = f"""\
-GPU 0: NVIDIA A100-SXM4-40GB (UUID: {GPU_0})
-GPU 1: NVIDIA A100-SXM4-40GB (UUID: {GPU_1})
-  MIG 3g.20gb     Device  0: (UUID: {MIG_A})
-  MIG 3g.20gb     Device  1: (UUID: {MIG_B})
-"""
+VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 
 # Prints what it got, and holds it until its standard input closes.
 HOLDER = """
@@ -53,7 +46,9 @@ def _nothing_claimed(monkeypatch, tmp_path):
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("VIRNUCPRO_LOCK_DIR", str(tmp_path / "locks"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "")  # so that what a claim sets is taken back
+        monkeypatch.delenv(name)
     monkeypatch.setattr(device_lock, "_claim", None)
 
 
@@ -98,57 +93,6 @@ def got(process):
     return device, visible, words.strip()
 
 
-def uuids(devices):
-    return [device.uuid for device in devices]
-
-
-@pytest.mark.parametrize(
-    ("visible", "expected"),
-    [
-        (None, [GPU_0, GPU_1]),
-        ("", []),
-        ("-1", []),
-        ("NoDevFiles", []),
-        ("0", [GPU_0]),
-        ("1,0", [GPU_1, GPU_0]),
-        (" 1 , 0 ", [GPU_1, GPU_0]),
-        (GPU_1, [GPU_1]),
-        ("GPU-bbbb", [GPU_1]),
-        ("1,7,0", [GPU_1]),
-        ("1,-1,0", [GPU_1]),
-        (f"0,{GPU_0}", [GPU_0]),
-    ],
-)
-def test_visible_devices_are_those_that_cuda_would_show(visible, expected, nvidia_smi, monkeypatch):
-    nvidia_smi(TWO)
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert uuids(visible_devices()) == expected
-
-
-def test_a_divided_gpu_is_its_parts(nvidia_smi, monkeypatch):
-    nvidia_smi(DIVIDED)
-    assert uuids(visible_devices()) == [GPU_0, MIG_A, MIG_B]
-    assert visible_devices()[1].name == "NVIDIA A100-SXM4-40GB MIG 3g.20gb"
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", MIG_B)
-    assert uuids(visible_devices()) == [MIG_B]
-
-
-def test_without_nvidia_smi_the_given_ids_stand_for_the_devices(monkeypatch):
-    assert visible_devices() == []
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"1,{GPU_0}")
-    assert uuids(visible_devices()) == ["1", GPU_0]
-
-
-def test_an_nvidia_smi_that_fails_or_hangs_is_no_end(nvidia_smi, monkeypatch, caplog):
-    nvidia_smi("No devices were found\n")
-    assert visible_devices() == []
-    monkeypatch.setattr(device_lock, "_LIST_SECONDS", 0.01)
-    nvidia_smi("END\nexec /bin/sleep 5\n")
-    assert visible_devices() == []
-    assert "no answer" in caplog.text
-
-
 def test_no_device_no_claim(monkeypatch):
     assert [claim_device(asked) for asked in ("auto", "cuda", "cuda:1", "cpu")] == [
         *("auto", "cuda", "cuda:1", "cpu")
@@ -190,7 +134,7 @@ def test_a_third_job_waits_until_kill_9_frees_a_device(start, nvidia_smi):
 
 
 def test_eight_jobs_on_three_devices_never_share_one(start, nvidia_smi):
-    nvidia_smi(TWO + f"GPU 2: NVIDIA L40S (UUID: {MIG_A.replace('MIG', 'GPU')})\n")
+    nvidia_smi(TWO + "GPU 2: NVIDIA L40S (UUID: GPU-cccccccc-0000-4000-8000-000000000002)\n")
     waiting = [start() for _ in range(8)]
     held = {}
     while waiting or held:
@@ -228,6 +172,26 @@ def test_a_numbered_device_is_waited_for_though_others_are_free(start, nvidia_sm
     assert "waiting" in second.stderr.readline()
     first.kill()
     assert got(second)[:2] == ("cuda:0", GPU_1)
+
+
+def test_a_gpu_of_amd_is_locked_by_its_serial_number(tmp_path, monkeypatch):
+    program = tmp_path / "bin" / "rocm-smi"
+    cards = {f"card{i}": {"Unique ID": f"0x{i + 1}a2b", "Card Series": "MI250X"} for i in range(2)}
+    program.write_text(f"#!/bin/sh\necho '{json.dumps(cards)}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("ROCR_VISIBLE_DEVICES", "1")
+    claim_device("auto")
+    os.close(device_lock.claimed().descriptor)
+    assert os.listdir(tmp_path / "locks") == ["virnucpro-GPU-0000000000002a2b.lock"]
+    set_now = [os.environ.get(name) for name in VARIABLES]
+    assert set_now == [None, "GPU-0000000000002a2b", "0"]
+
+
+@pytest.mark.parametrize("asked", ["mps", "xpu", "xpu:1"])
+def test_devices_that_others_make_are_not_locked(asked, nvidia_smi, tmp_path):
+    nvidia_smi(TWO)
+    assert claim_device(asked) == asked
+    assert os.listdir(tmp_path / "locks") == []
 
 
 def test_a_number_beyond_the_visible_devices_is_left_to_torch_to_refuse(nvidia_smi):
@@ -279,7 +243,8 @@ def test_two_users_of_one_machine_meet(nvidia_smi, tmp_path):
     claim_device("auto")
     script = f"""
     import os
-    from virnucpro.embed.device_lock import Device, _try_lock
+    from virnucpro.embed.device_lock import _try_lock
+    from virnucpro.model.visible import Device
     os.setuid(65534)
     assert _try_lock(Device({GPU_0!r})) is None
     assert _try_lock(Device({GPU_1!r})) is not None

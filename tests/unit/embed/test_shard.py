@@ -10,7 +10,7 @@ from tests.unit.embed.builders import make_demo, make_shard, random_proteins, ra
 from virnucpro.embed import device_lock
 from virnucpro.embed import job as job_module
 from virnucpro.embed import shard as shard_module
-from virnucpro.embed.device_lock import Claim, Device
+from virnucpro.embed.device_lock import Claim
 from virnucpro.embed.job import EmbedOptions
 from virnucpro.embed.receipt import read_receipt
 from virnucpro.embed.shard import embed_shard
@@ -18,6 +18,7 @@ from virnucpro.errors import DataError, InputError
 from virnucpro.files import read_json, sha256_of
 from virnucpro.model.config import ModelConfig
 from virnucpro.model.loading import build_model
+from virnucpro.model.visible import Device
 from virnucpro.model.weights import load_weights
 from virnucpro.sequences.shards import read_shard
 

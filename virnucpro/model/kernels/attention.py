@@ -24,6 +24,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.runtime import driver
 
 from virnucpro.model.kernels import QUERY_BLOCK
 
@@ -39,8 +40,8 @@ class _Config:
         tail: the same for the keys behind the last whole block, or None to mask every block.
             Interior blocks without a mask suit long sequences, one loop suits short ones.
         stages: how many blocks of keys are in flight.
-        registers: most registers of a thread, None for no limit; fewer let more programs share a
-            multiprocessor.
+        registers: most registers of a thread on a Hopper card, None for no limit; fewer let more
+            programs share a multiprocessor.
     """
 
     keys: int
@@ -58,6 +59,9 @@ _CONFIGS = {
     64: _Config(keys=64, tail=32, stages=3, registers=None),
     128: _Config(keys=64, tail=None, stages=3, registers=None),
 }
+_HOPPER = 90
+# AMD's cards have 64 KB of shared memory: three blocks of 128 dimensions would not fit.
+_AMD_STAGES = 2
 _WARPS = 4
 _ROTATE_ROWS = 32
 _ROTATE_ELEMENTS = {16: 1024, 24: 1024, 32: 1024, 64: 2048, 128: 2048}  # of each half, a program
@@ -87,7 +91,7 @@ def packed_attention(
         out = qkv.new_empty(T, H * D)
     keys = _rotated_keys(qkv, cos, sin, tiles)
     config = _CONFIGS[D]
-    limit = {} if config.registers is None else {"maxnreg": config.registers}
+    stages, limit = _for_this_card(config)
     _attention_kernel[(H, tiles.shape[1])](
         qkv,
         keys,
@@ -104,12 +108,28 @@ def packed_attention(
         KEYS=config.keys,
         TAIL=config.tail or config.keys,
         PEELED=config.tail is not None,
-        STAGES=config.stages,
+        STAGES=stages,
         num_warps=_WARPS,
-        num_stages=config.stages,
+        num_stages=stages,
         **limit,
     )
     return out
+
+
+def _for_this_card(config: _Config) -> tuple[int, dict[str, int]]:
+    """Return the blocks in flight, and the options that limit registers.
+
+    The limits hold what Hopper's matrix instructions need; those of other generations keep more in
+    registers and would spill. AMD's compiler knows no limit.
+    """
+    if triton.knobs.runtime.interpret:
+        return config.stages, {}
+    target = driver.active.get_current_target()
+    if target.backend != "cuda":
+        return min(config.stages, _AMD_STAGES), {}
+    if target.arch != _HOPPER or config.registers is None:
+        return config.stages, {}
+    return config.stages, {"maxnreg": config.registers}
 
 
 def _check(qkv: Tensor, cos: Tensor, sin: Tensor, tiles: Tensor) -> None:

@@ -265,10 +265,18 @@ def test_one_column_is_pooled_as_many_are():
     )
 
 
-FLOAT8 = pytest.mark.skipif(
-    INTERPRETED or not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9),
-    reason="float8 needs a device of compute capability 8.9",
+# Whose code runs: that of the device, or of an older card (see `older`).
+COMPILED_FOR = int(os.environ.get("COMPILE_FOR", "0")) or (
+    10 * torch.cuda.get_device_capability()[0] + torch.cuda.get_device_capability()[1]
+    if torch.cuda.is_available()
+    else 0
 )
+FLOAT8 = pytest.mark.skipif(
+    INTERPRETED or COMPILED_FOR < 89, reason="float8 needs a device of compute capability 8.9"
+)
+# Of the bytes. A value between two float8 numbers may go either way when its last bits differ; on
+# 8.9 more do, as the conversion there rounds twice, to float16 and then to float8.
+SAME_FLOAT8 = 0.995 if COMPILED_FOR == 89 else 0.999
 
 
 @FLOAT8
@@ -283,8 +291,7 @@ def test_layer_norm_in_float8_agrees_with_its_reference(dim):
     values, scales = elementwise.layer_norm_float8(*given)
     plain, plain_scales = reference.layer_norm_float8(*given)
     torch.testing.assert_close(scales, plain_scales, rtol=1e-5, atol=0)
-    # A value between two float8 numbers may go either way when its last bits differ.
-    assert (values.view(torch.uint8) == plain.view(torch.uint8)).float().mean() > 0.999
+    assert (values.view(torch.uint8) == plain.view(torch.uint8)).float().mean() > SAME_FLOAT8
 
 
 @FLOAT8
@@ -300,7 +307,7 @@ def test_gelu_in_float8_agrees_with_its_reference(width):
     values, scales = elementwise.bias_gelu_float8(x, bias)
     plain, plain_scales = reference.bias_gelu_float8(x, bias)
     torch.testing.assert_close(scales, plain_scales, rtol=1e-5, atol=0)
-    assert (values.view(torch.uint8) == plain.view(torch.uint8)).float().mean() > 0.999
+    assert (values.view(torch.uint8) == plain.view(torch.uint8)).float().mean() > SAME_FLOAT8
 
 
 @FLOAT8
