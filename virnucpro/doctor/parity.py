@@ -25,8 +25,8 @@ __all__ = ["Agreement", "compare_attention", "compare_kernels", "compare_packed"
 _LENGTHS = (3, 64, 65, 130, 1)  # of the sequences, in tokens: about the edges of tiles
 _DIM, _HEADS = 320, 20
 _SEED = 0
-# ||ours - theirs|| / ||theirs||: a few units in the last place of each format; in float8 one value of
-# a thousand, between two numbers, may go either way. Layers add up, so a model has more.
+# ||ours - theirs|| / ||theirs||: a few units in the last place of each format; in float8 one value
+# of a thousand, between two numbers, may go either way. Layers add up, so a model has more.
 _TOLERANCES = {torch.float16: 5e-3, torch.bfloat16: 4e-2}
 _FLOAT8_TOLERANCE = 1e-2
 _MODEL_TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
