@@ -51,7 +51,8 @@ def check_kernels(settings: Settings) -> Finding:
 
 def check_rate(settings: Settings) -> Finding:
     """Measure tokens a second, as an entry of `virnucpro.report.rates.SHIPPED_RATES`."""
-    from virnucpro.embed.measure import measure_budget, measure_rate
+    from virnucpro.embed.measure import measure_budget
+    from virnucpro.embed.probe import measure_rate
     from virnucpro.embed.readout import Readout
     from virnucpro.model.devices import device_name
     from virnucpro.report.rates import SHIPPED_RATES

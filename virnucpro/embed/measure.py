@@ -8,22 +8,18 @@ once a run and used by all shards: one number of tokens a step is what makes the
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from virnucpro.data.packing import calculate_token_budget
-from virnucpro.embed.batch import PackedBatch
 from virnucpro.embed.budget import Budget, write_budget
-from virnucpro.embed.engine import Engine
+from virnucpro.embed.probe import measure_rate, probe
 from virnucpro.embed.rates import record_rate
 from virnucpro.embed.readout import Readout
 from virnucpro.embed.request import make_readout
-from virnucpro.embed.step import Step, StepShape
 from virnucpro.errors import VirnucproError
 from virnucpro.model.devices import device_name, select_device, select_dtype
 from virnucpro.model.esm2 import PackedESM2
@@ -31,7 +27,7 @@ from virnucpro.model.loading import load_model
 from virnucpro.model.receipt import read_receipt
 from virnucpro.sequences.alphabet import SPECIAL_TOKENS
 
-__all__ = ["measure_budget", "measure_rate", "write_measured_budget"]
+__all__ = ["measure_budget", "write_measured_budget"]
 
 logger = logging.getLogger(__name__)
 
@@ -249,31 +245,6 @@ def _rate(model: PackedESM2, readout: Readout, tokens: int, max_seqlen: int) -> 
     return measure_rate(model, readout, tokens, max_seqlen, _TIMED_SECONDS)
 
 
-def measure_rate(
-    model: PackedESM2, readout: Readout, tokens: int, max_seqlen: int, seconds: float
-) -> float:
-    """Time steps of protein-like lengths.
-
-    Args:
-        model: the model on its device.
-        readout: what the steps give.
-        tokens: T, tokens of a step.
-        max_seqlen: longest sequence, in tokens.
-        seconds: how long to go on; one step is timed at least.
-
-    Returns:
-        Tokens a second.
-    """
-    engine, step = _probe(model, readout, tokens, max_seqlen)
-    if model.device.type == "cuda":
-        engine.forward(step, engine.shape).pooled.cpu()  # start-up of kernels and libraries
-    steps, start = 0, time.perf_counter()
-    while steps < 1 or time.perf_counter() - start < seconds:
-        engine.forward(step, engine.shape).pooled.cpu()
-        steps += 1
-    return tokens * steps / (time.perf_counter() - start)
-
-
 def _bytes_per_token(model: PackedESM2, readout: Readout, max_seqlen: int) -> float:
     """Give the slope of memory over tokens, from two probes; smaller ones on a small device."""
     for tokens in (4 * max_seqlen, max_seqlen):
@@ -291,27 +262,8 @@ def _bytes_per_token(model: PackedESM2, readout: Readout, max_seqlen: int) -> fl
 
 def _peak_bytes(model: PackedESM2, readout: Readout, tokens: int, max_seqlen: int) -> int:
     """Give the memory that a step takes beside the weights."""
-    engine, step = _probe(model, readout, tokens, max_seqlen)
+    engine, step = probe(model, readout, tokens, max_seqlen)
     before = torch.cuda.memory_allocated(model.device)
     torch.cuda.reset_peak_memory_stats(model.device)
     engine.forward(step, engine.shape).pooled.cpu()
     return torch.cuda.max_memory_allocated(model.device) - before
-
-
-def _probe(
-    model: PackedESM2, readout: Readout, tokens: int, max_seqlen: int
-) -> tuple[Engine, Step]:
-    """Make a full step of random residues, its lengths spread as those of viral proteins."""
-    random = np.random.default_rng(0)
-    lengths = (random.lognormal(5.45, 0.75, size=tokens // 3).astype(int) + 2).clip(3, max_seqlen)
-    ends = np.cumsum(lengths)
-    lengths = lengths[: max(int(np.searchsorted(ends, tokens, side="right")), 1)].clip(max=tokens)
-    bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    positions = (np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)).astype(np.int32)
-    batch = PackedBatch(
-        torch.from_numpy(random.integers(4, 24, size=int(bounds[-1]))),
-        torch.from_numpy(positions),
-        torch.from_numpy(bounds),
-    )
-    shape = StepShape.for_lengths(tokens, len(lengths), max_seqlen)
-    return Engine(model, shape, readout), Step.from_batch(batch, shape)

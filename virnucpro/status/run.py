@@ -72,14 +72,10 @@ def run_status(workdir: Path, now: float | None = None) -> RunStatus:
     if unsplit := sum(not each for each in shards_of.values()):
         unknown.append(f"{unsplit} sample(s) not split yet: what they hold is not counted")
     rates = _rates(workdir, shards_of, unknown)
-    tokens, done = (sum(values) for values in _tokens(samples))
+    tokens = sum(sample.tokens or 0 for sample in samples)
+    done = sum(sample.tokens_done for sample in samples)
     left, left_by = _time_left(tokens - done, rates)
     counts = Counter(shard.state for shard in shards)
-    open_shards = {
-        name: {shard.name for shard in each if shard.state != "done"}
-        for name, each in shards_of.items()
-    }
-    finished = [sample.name for sample in samples if sample.step == "done"]
     return RunStatus(
         samples=samples,
         shards={state: counts[state] for state in STATES},
@@ -90,13 +86,23 @@ def run_status(workdir: Path, now: float | None = None) -> RunStatus:
         tokens_per_second=rates,
         seconds_left=left,
         left_by=left_by,
-        last_error=last_error(workdir, open_shards, finished, now),
+        last_error=_last_error(workdir, samples, shards_of, now),
         unknown=unknown,
     )
 
 
-def _tokens(samples: list[SampleStatus]) -> tuple[list[int], list[int]]:
-    return [sample.tokens or 0 for sample in samples], [sample.tokens_done for sample in samples]
+def _last_error(
+    workdir: Path,
+    samples: list[SampleStatus],
+    shards_of: dict[str, list[ShardStatus]],
+    now: float,
+) -> LastError | None:
+    open_shards = {
+        name: {shard.name for shard in shards if shard.state != "done"}
+        for name, shards in shards_of.items()
+    }
+    finished = [sample.name for sample in samples if sample.step == "done"]
+    return last_error(workdir, open_shards, finished, now)
 
 
 # ---- samples ------------------------------------------------------------------------------------
