@@ -16,7 +16,7 @@ from virnucpro.model.kernels import reference
 
 __all__ = ["SAMPLE", "closeness_to_float32"]
 
-SAMPLE = 64
+SAMPLE = 32
 """Sequences that are compared, spread evenly over a shard's plan."""
 
 _FEWEST = 3  # sequences that can change places: each of two is the nearest one of the other
@@ -53,7 +53,8 @@ def closeness_to_float32(
     theirs = exact_model.run(represent)
     if theirs is None:
         return None
-    (pooled, residues), (exact_pooled, exact_residues) = _joined(ours), _joined(theirs)
+    pooled, residues = (torch.cat(parts, dim=1) for parts in zip(*ours, strict=True))
+    exact_pooled, exact_residues = (torch.cat(parts, dim=1) for parts in zip(*theirs, strict=True))
     return Closeness(
         pooled.shape[1],
         *_least_and_median(pooled, exact_pooled),
@@ -76,12 +77,6 @@ def _neighbourhood(pooled: Tensor, exact: Tensor) -> Neighbourhood | None:
     )
 
 
-def _joined(batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Join pooled [layers, n, dim] and residues [layers, n, dim] of all batches, on the CPU."""
-    pooled = torch.cat([of_all.cpu() for of_all, _ in batches], dim=1)
-    return pooled, torch.cat([of_each.cpu() for _, of_each in batches], dim=1)
-
-
 def _least_and_median(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
     """Return the least and the median cosine of rows of [layers, n, dim], the worst layer's."""
     cosines = F.cosine_similarity(ours, theirs, dim=-1).amin(dim=0)
@@ -99,7 +94,10 @@ def _nearest(pooled: Tensor) -> Tensor:
 def _representations(
     model: PackedESM2, batch: PackedBatch, layers: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Give what is pooled [layers, B, dim] and what belongs to residues [layers, n, dim]."""
+    """Return what is pooled [layers, B, dim] and what is of residues [layers, n, dim], on the CPU.
+
+    The device has no room to spare while the model in float32 stands beside the other one.
+    """
     longest = int(batch.lengths.max())
     hidden = model(batch.tokens, batch.positions, batch.cu_seqlens, longest, layers)
     bounds = batch.cu_seqlens.to(model.device)
@@ -108,4 +106,4 @@ def _representations(
     residue[bounds[:-1].long()] = residue[bounds[1:].long() - 1] = False
     found = [hidden[layer].float() for layer in layers]
     pooled = torch.stack([reference.pool_mean(h, ranges) for h in found])
-    return pooled.double(), torch.stack([h[residue] for h in found]).double()
+    return pooled.cpu().double(), torch.stack([h[residue].cpu() for h in found]).double()

@@ -157,5 +157,6 @@ def _check_residues(options: EmbedOptions) -> None:
     if coarse_residues and not options.accept_float8_residues:
         raise InputError(
             "float8 is for pooled vectors: single residues lose far more than their mean",
-            hint="take float16, or accept it with embed.accept_float8_residues: true",
+            hint="take float16, or accept it: embed.accept_float8_residues: true in the "
+            "configuration, --accept-float8-residues true on the command line",
         )

@@ -154,7 +154,9 @@ def check_embed():
             "config: embed.dtype float8 needs a GPU, but embed.device is cpu: use auto, which is "
             "float32 on a CPU, or another device"
         )
-    coarse_residues = config["embed"]["dtype"] == "float8" and config["embed"]["pooling"] == "none"
+    coarse_residues = (
+        config["embed"]["dtype"] == "float8" and config["embed"]["pooling"] == "none"
+    )
     if coarse_residues and not config["embed"]["accept_float8_residues"]:
         raise WorkflowError(
             "config: embed.pooling none keeps single residues, which lose far more in embed.dtype "

@@ -241,12 +241,15 @@ CONTENTS = read_contents(
 STORED = stored()
 MODEL = name_model()
 PLAN_ID = identify(FORMATS["plan"], plan_parameters())
-# `device` is no part of it: what was computed on another one stays.
-READOUT = {key: value for key, value in config["embed"].items() if key != "device"}
+# What was computed on another device stays, and leave to compute it changes no byte of it.
+NO_PART = ("device", "accept_float8_residues")
+READOUT = {key: value for key, value in config["embed"].items() if key not in NO_PART}
 # A store that gives the same bits is no part of it, either.
 ACCEPTED = [] if config["store_accept"] == "same" else [config["store_accept"]]
 EMBED_ID = identify(FORMATS["embed"], PLAN_ID, MODEL, READOUT, *ACCEPTED)
-BUDGET_ID = identify(FORMATS["budget"], MODEL, plan_parameters(), config["embed"])
+BUDGET_ID = identify(
+    FORMATS["budget"], MODEL, plan_parameters(), READOUT, config["embed"]["device"]
+)
 
 
 # ---- places -------------------------------------------------------------------------------------
