@@ -88,9 +88,12 @@ class _Launched:
 
 
 def _start_copy(tensor: Tensor) -> Tensor:
-    """Start to copy a tensor from its device into memory of its own; one on the CPU is given."""
+    """Start to copy a tensor from its device into memory of its own; one on the CPU is given.
+
+    Of devices that are neither, the copy is waited for.
+    """
     if not tensor.is_cuda:
-        return tensor
+        return tensor.cpu()
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(
         tensor, non_blocking=True
     )

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from tests.unit.embed.builders import collate, random_sequences, random_state
-from virnucpro.embed.engine import Engine
+from virnucpro.embed.engine import Engine, _Launched
 from virnucpro.embed.exact import ExactModel
-from virnucpro.embed.readout import Readout
+from virnucpro.embed.readout import Readout, StepValues
 from virnucpro.embed.step import StepShape
 from virnucpro.model.loading import build_model
 
@@ -201,3 +201,12 @@ def test_on_a_cpu_a_result_is_given_before_the_next_step_is_taken(model):
 
     given = [len(taken) for _ in make_engine(model).stream(batches())]
     assert given == [1, 2, 3]
+
+
+def test_values_of_devices_that_are_neither_cpu_nor_cuda_are_copied_too():
+    """Those of Apple and Intel; the device that has no values stands for them."""
+    values = StepValues(torch.empty(2, 1, 3, device="meta"), None, None)
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+        _Launched(values)
+    here = torch.zeros(2, 1, 3)
+    assert _Launched(StepValues(here, None, None)).result().pooled is here

@@ -192,4 +192,8 @@ def _pool(reduce: str, hidden: Tensor, ranges: Tensor) -> Tensor:
     ends = ranges.new_zeros(1), ranges.new_full((1,), len(hidden))
     # A segment before each range, of what is left out, and one after the last.
     segments = torch.diff(ranges.flatten(), prepend=ends[0], append=ends[1]).long()
-    return torch.segment_reduce(hidden.float(), reduce, lengths=segments, unsafe=True)[1::2]
+    # Only a CPU and CUDA can reduce segments.
+    there = hidden.device if hidden.is_cuda else "cpu"
+    rows, lengths = hidden.float().to(there), segments.to(there)
+    pooled = torch.segment_reduce(rows, reduce, lengths=lengths, unsafe=True)[1::2]
+    return pooled.to(hidden.device)

@@ -67,3 +67,9 @@ def test_bits_do_not_depend_on_neighbours_or_place():
     before = pool_mean(torch.cat([own, other]), ranges_of((1, 49), (51, 119)))[0]
     assert torch.equal(alone, after)
     assert torch.equal(alone, before)
+
+
+def test_devices_that_cannot_reduce_segments_leave_it_to_the_cpu():
+    """Those of Apple and Intel; the device that has no values stands for them."""
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+        pool_mean(torch.empty(4, 3, device="meta"), ranges_of((1, 3)))
