@@ -143,7 +143,9 @@ def test_backend_is_named_with_its_reason_and_an_unknown_device_is_broken(settin
     assert finding.status == "ok"
     assert finding.text.startswith("sdpa (torch.float32 on cpu: one call a sequence)\nfloat32 (")
     found = {f.name: f for f in run_checks(replace(settings, device="tpu", seconds=0.0))}
-    assert_broken(found["backend"], "unknown device 'tpu'", "auto, cpu, cuda, cuda:N, mps, xpu, xpu:N")
+    assert_broken(
+        found["backend"], "unknown device 'tpu'", "auto, cpu, cuda, cuda:N, mps, xpu, xpu:N"
+    )
 
 
 def test_gpu_that_others_hold_is_left_alone(settings):
