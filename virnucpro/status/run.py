@@ -46,7 +46,7 @@ class RunStatus:
     tokens: int  # of all samples that are split
     tokens_done: int
     tokens_per_second: Rates
-    seconds_left: float | None  # until all that is split is embedded; None if nothing or no rate is
+    seconds_left: float | None  # until all that is split is embedded; None if not known
     left_by: str | None  # what that estimate rests on
     last_error: LastError | None
     unknown: list[str]  # what cannot be told, a sentence each
