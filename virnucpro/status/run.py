@@ -46,7 +46,7 @@ class RunStatus:
     tokens: int  # of all samples that are split
     tokens_done: int
     tokens_per_second: Rates
-    seconds_left: float | None  # until all is embedded that is split; None where no rate is known
+    seconds_left: float | None  # until all that is split is embedded; None if not known
     left_by: str | None  # what that estimate rests on
     last_error: LastError | None
     unknown: list[str]  # what cannot be told, a sentence each
@@ -74,7 +74,8 @@ def run_status(workdir: Path, now: float | None = None) -> RunStatus:
     rates = _rates(workdir, shards_of, unknown)
     tokens = sum(sample.tokens or 0 for sample in samples)
     done = sum(sample.tokens_done for sample in samples)
-    left, left_by = _time_left(tokens - done, rates)
+    is_split = any(shards_of.values()) or all(sample.step == "done" for sample in samples)
+    left, left_by = _time_left(tokens - done, rates) if is_split else (None, None)
     counts = Counter(shard.state for shard in shards)
     return RunStatus(
         samples=samples,

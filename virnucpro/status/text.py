@@ -81,7 +81,7 @@ def _number(rate: float | None) -> str:
 
 def _left(status: RunStatus) -> str:
     if status.seconds_left is None:
-        return "not known: no rate is measured yet"
+        return "not known: nothing is split yet, or no rate is measured"
     if status.left_by is None:
         return "none for the shards that are known"
     return f"about {_duration(status.seconds_left)}, if {status.left_by}"

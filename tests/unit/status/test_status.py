@@ -176,6 +176,7 @@ def test_damaged_split_leaves_its_sample_unknown(workdir):
     assert (sample.tokens, sample.shards, sample.step) == (None, {}, "split")
     assert "manifest.json" in sample.unknown[0]
     assert "not split yet" in status.unknown[0]
+    assert status.seconds_left is None
 
 
 def test_newest_folder_is_meant_and_that_is_said(workdir):
