@@ -222,8 +222,10 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """Name the device as its maker does (a CPU is just ``cpu``)."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    """Name the device as its maker does; a CPU is just ``cpu``, and a GPU of Apple ``mps``."""
+    if device.type in ("cuda", "xpu"):
+        return str(_MODULES[device.type].get_device_name(device))
+    return device.type
 
 
 def peak_memory_bytes() -> int:

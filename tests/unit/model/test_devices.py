@@ -183,8 +183,10 @@ def test_default_dtype_depends_on_the_device():
         select_dtype("half", torch.device("cpu"))
 
 
-def test_cpu_is_called_cpu():
-    assert device_name(torch.device("cpu")) == "cpu"
+def test_cpu_is_called_cpu_and_nothing_else_is(monkeypatch):
+    monkeypatch.setattr(torch.xpu, "get_device_name", lambda _: "Intel Imaginary")
+    names = [device_name(torch.device(kind)) for kind in ("cpu", "mps", "xpu")]
+    assert names == ["cpu", "mps", "Intel Imaginary"]
 
 
 @pytest.fixture
