@@ -99,7 +99,7 @@ class Ours:
         self.counts, self.tokens = token_counts(sequences), budget
         self.items = [{"id": str(i), "sequence": s} for i, s in enumerate(sequences)]
         converter = esm.data.Alphabet.from_architecture("ESM-1b").get_batch_converter()
-        self.collate = VarlenCollator(converter, max_tokens_per_batch=budget)
+        self.collate = VarlenCollator(converter, max_tokens_per_batch=budget, sort_by_length=False)
         everything = self.batches(np.arange(len(sequences)))
         few = self.batches(np.arange(min(COMPARED, len(sequences))))
         most = max(len(batch.index) for batch in everything + few)

@@ -52,7 +52,7 @@ def passes(options: argparse.Namespace, device: torch.device) -> Iterator[tuple[
     sequences = random_proteins(options.sequences, options.seed)
     tokens = count_tokens(sequences)
     converter = esm.data.Alphabet.from_architecture("ESM-1b").get_batch_converter()
-    collate = VarlenCollator(converter, max_tokens_per_batch=options.tokens)
+    collate = VarlenCollator(converter, max_tokens_per_batch=options.tokens, sort_by_length=False)
     bins = full_bins(tokens, options.tokens)
     items = [{"id": str(i), "sequence": sequence} for i, sequence in enumerate(sequences)]
     batches = [PackedBatch.from_collated(collate([items[i] for i in bin])) for bin in bins]

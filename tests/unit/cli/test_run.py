@@ -322,6 +322,7 @@ def values(schema):
         return st.lists(values(schema["items"]), unique=True)
     least = schema.get("minimum")
     return {
+        "boolean": st.booleans(),
         "integer": st.integers(least, 10**12),
         "number": st.floats(least, schema.get("maximum")),
         "string": st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1),
