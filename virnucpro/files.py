@@ -83,7 +83,7 @@ def temporary_file(target: Path) -> Iterator[Path]:
 
 
 def publish(temporary: Path, target: Path) -> None:
-    """Give the file of `temporary_file` its final name, its bytes and the name synced."""
+    """Return the file of `temporary_file` its final name, its bytes and the name synced."""
     _sync(temporary)
     os.replace(temporary, target)
     sync_directory(target.parent)

@@ -132,7 +132,7 @@ class VarlenCollator:
     def _tokens(
         self, items: list[SequenceDict], cu_seqlens: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """Give the tokens of the sequences laid end to end, [T]."""
+        """Return the tokens of the sequences laid end to end, [T]."""
         # One byte a letter, whatever the letter: those outside ASCII become '?', an unknown one.
         letters = "".join(item["sequence"] for item in items).encode("ascii", "replace")
         codes = np.frombuffer(letters.translate(self._letters()), np.uint8)
@@ -148,7 +148,7 @@ class VarlenCollator:
         return tokens
 
     def _letters(self) -> bytes:
-        """Give the table from a letter's byte to its token, made on first use."""
+        """Return the table from a letter's byte to its token, made on first use."""
         if self._table is None:
             table = bytearray([_UNKNOWN]) * 256
             for token, index in self.batch_converter.alphabet.tok_to_idx.items():

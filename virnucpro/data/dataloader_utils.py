@@ -130,7 +130,7 @@ def _token_budget(
 
 
 def _lengths(dataset: Any) -> NDArray[np.int64]:
-    """Give the residues of a data set's items, [items]."""
+    """Return the residues of a data set's items, [items]."""
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         raise TypeError(
             f"{type(dataset).__name__} is not a map-style data set: packing needs to pick items by "
@@ -150,7 +150,7 @@ def _lengths(dataset: Any) -> NDArray[np.int64]:
 def _batches(
     dataset: Any, lengths: NDArray[np.int64], collator: VarlenCollator
 ) -> list[NDArray[np.int64]]:
-    """Give for each batch the numbers of its items."""
+    """Return for each batch the numbers of its items."""
     if getattr(dataset, "plan", None) is not None:
         return _planned_batches(dataset, lengths, collator)
     if collator.packer is not None:

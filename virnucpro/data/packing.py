@@ -136,13 +136,13 @@ class GreedyPacker:
         return {**sequence, "sequence": residues[: self.max_sequence_length], "truncated": True}
 
     def sort_by_length(self, sequences: Sequence[SequenceDict]) -> list[SequenceDict]:
-        """Give a sorted copy of the list: longest first, ties by id, then in the order given."""
+        """Return a sorted copy of the list: longest first, ties by id, then in the order given."""
         by_id = sorted(sequences, key=operator.itemgetter("id"))
         lengths = np.array([len(item["sequence"]) for item in by_id], np.int64)
         return [by_id[index] for index in longest_first(lengths).tolist()]
 
     def compute_efficiency(self, batches: Sequence[Sequence[SequenceDict]]) -> float:
-        """Give the share of the batches' tokens that are real, from 0 to 1; 0.0 for no batch.
+        """Return the share of the batches' tokens that are real, from 0 to 1; 0.0 for no batch.
 
         Raises:
             ValueError: a batch holds more than the budget.
@@ -162,7 +162,7 @@ class GreedyPacker:
 
 
 def _order_of_ids(ids: Sequence[str]) -> NDArray[np.int64]:
-    """Give the numbers of the ids in sorted order; equal ids keep their order."""
+    """Return the numbers of the ids in sorted order; equal ids keep their order."""
     return np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
 
 

@@ -56,7 +56,7 @@ _claim: Claim | None = None
 
 
 def claimed() -> Claim | None:
-    """Give the device that this process holds, or None."""
+    """Return the device that this process holds, or None."""
     return _claim
 
 

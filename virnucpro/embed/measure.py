@@ -246,7 +246,7 @@ def _rate(model: PackedESM2, readout: Readout, tokens: int, max_seqlen: int) -> 
 
 
 def _bytes_per_token(model: PackedESM2, readout: Readout, max_seqlen: int) -> float:
-    """Give the slope of memory over tokens, from two probes; smaller ones on a small device."""
+    """Return the slope of memory over tokens, from two probes; smaller ones on a small device."""
     for tokens in (4 * max_seqlen, max_seqlen):
         try:
             _peak_bytes(model, readout, tokens, max_seqlen)  # libraries take their workspace once
@@ -261,7 +261,7 @@ def _bytes_per_token(model: PackedESM2, readout: Readout, max_seqlen: int) -> fl
 
 
 def _peak_bytes(model: PackedESM2, readout: Readout, tokens: int, max_seqlen: int) -> int:
-    """Give the memory that a step takes beside the weights."""
+    """Return the memory that a step takes beside the weights."""
     engine, step = probe(model, readout, tokens, max_seqlen)
     before = torch.cuda.memory_allocated(model.device)
     torch.cuda.reset_peak_memory_stats(model.device)

@@ -60,7 +60,7 @@ class _Piece:
 
 
 def pieces_directory(embeddings: Path) -> Path:
-    """Give the directory of the pieces of a shard, beside its array."""
+    """Return the directory of the pieces of a shard, beside its array."""
     return embeddings.with_name(f".{embeddings.stem}.pieces")
 
 
@@ -148,7 +148,7 @@ class Pieces:
     def keep(
         self, output: ShardOutput, tokens_per_step: int, total_tokens: int
     ) -> Iterator[Callable[[StepRecord, np.ndarray], None]]:
-        """Give a function that takes what `ShardOutput.store` gives of each step.
+        """Return a function that takes what `ShardOutput.store` gives of each step.
 
         A piece is written now and then.
 

@@ -37,7 +37,7 @@ class StepShape:
 
     @classmethod
     def for_lengths(cls, tokens: int, max_batch: int, max_seqlen: int) -> StepShape:
-        """Give a shape with room for `max_batch` sequences and a tail of filler."""
+        """Return a shape with room for `max_batch` sequences and a tail of filler."""
         return cls(tokens, max_batch + -(-tokens // max_seqlen), max_seqlen)
 
 
@@ -91,7 +91,7 @@ class Step:
         return step.pinned() if torch.cuda.is_available() else step
 
     def pinned(self) -> Step:
-        """Give the same step in pinned memory, from which a device copies without waiting."""
+        """Return the same step in pinned memory, from which a device copies without waiting."""
         return Step(
             self.tokens.pin_memory(),
             self.positions.pin_memory(),

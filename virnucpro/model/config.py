@@ -95,7 +95,7 @@ KNOWN_MODELS: dict[str, ModelConfig] = dict(
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, Shape]:
-    """Give the tensors that every canonical state dict of this shape has, in file order."""
+    """Return the tensors that every canonical state dict of this shape has, in file order."""
     dim = config.dim
     tensors: dict[str, Shape] = {"embed_tokens.weight": (VOCABULARY_SIZE, dim)}
     for i in range(config.layers):
@@ -110,7 +110,7 @@ def expected_tensors(config: ModelConfig) -> dict[str, Shape]:
 
 
 def lm_head_tensors(config: ModelConfig) -> dict[str, Shape]:
-    """Give the tensors of the language-model head; its output matrix is ``embed_tokens.weight``."""
+    """Return the tensors of the language-model head; its output matrix is that of the embeddings."""
     return {
         **_linear("lm_head.dense", config.dim, config.dim),
         **_layer_norm("lm_head.layer_norm", config.dim),
@@ -119,7 +119,7 @@ def lm_head_tensors(config: ModelConfig) -> dict[str, Shape]:
 
 
 def rotary_tensors(config: ModelConfig) -> dict[str, Shape]:
-    """Give the rotary frequencies (radians a position, float32), which a state dict may have."""
+    """Return the rotary frequencies (radians a position, float32), which a state dict may have."""
     return {ROTARY_FREQUENCIES: (config.head_dim // 2,)}
 
 

@@ -68,7 +68,7 @@ def _initial(bits: np.random.PCG64, name: str, shape: tuple[int, ...]) -> np.nda
 
 
 def _bound(name: str, shape: tuple[int, ...]) -> float:
-    """Give the largest absolute value that a tensor is initialised with."""
+    """Return the largest absolute value that a tensor is initialised with."""
     fan_in = shape[-1]
     if name == "embed_tokens.weight":
         return math.sqrt(3.0)  # variance 1, as of nn.Embedding

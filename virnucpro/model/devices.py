@@ -229,7 +229,7 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_memory_bytes() -> int:
-    """Give the most memory that was in use so far.
+    """Return the most memory that was in use so far.
 
     On a CUDA device what this process had allocated there; without one, the process's resident
     memory.

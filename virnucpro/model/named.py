@@ -93,7 +93,7 @@ def _torch_hub() -> Path:
 
 
 def _hub_cache() -> Path:
-    """Give the Hugging Face hub's cache, by the rules of the package huggingface_hub."""
+    """Return the Hugging Face hub's cache, by the rules of the package huggingface_hub."""
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if given := os.environ.get(variable):
             return Path(given).expanduser()

@@ -50,7 +50,7 @@ class Receipt:
         return ModelConfig(self.name, self.layers, self.dim, self.heads)
 
     def to_json(self) -> dict[str, Any]:
-        """Give the receipt as it stands in its file."""
+        """Return the receipt as it stands in its file."""
         return {"format": MODEL_FORMAT, **asdict(self)}
 
 

@@ -33,7 +33,7 @@ class Source(Protocol):
     files: tuple[Path, ...]
 
     def fingerprint(self) -> str | None:
-        """Give a SHA-256 of the content, or None if that is not on this machine yet."""
+        """Return a SHA-256 of the content, or None if that is not on this machine yet."""
 
     def read(self) -> tuple[ModelConfig, dict[str, Tensor]]:
         """Read the model's shape and its canonical state dict."""

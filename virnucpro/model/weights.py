@@ -141,7 +141,7 @@ def _convert(origin: Source, source: str, fingerprint: str | None, weights: Path
 
 
 def _describe(config: ModelConfig, state: dict[str, Tensor]) -> dict[str, Any]:
-    """Give what a receipt says of the tensors themselves."""
+    """Return what a receipt says of the tensors themselves."""
     has_lm_head = "lm_head.bias" in state
     return {
         "parameters": config.parameters(lm_head=has_lm_head),
@@ -153,7 +153,7 @@ def _describe(config: ModelConfig, state: dict[str, Tensor]) -> dict[str, Any]:
 def _already_converted(
     source: str, fingerprint: str | None, weights: Path, receipt: Path
 ) -> Receipt | None:
-    """Give the receipt of an earlier conversion of the same source, if that is whole.
+    """Return the receipt of an earlier conversion of the same source, if that is whole.
 
     A source that is not on this machine any more (a deleted download) is taken at its name.
     """

@@ -121,7 +121,7 @@ def sequence_key(residues: bytes) -> bytes:
 
 
 def sequence_keys(residues: Iterable[bytes]) -> list[str]:
-    """Give the keys of many sequences as hexadecimal digits; see `sequence_key`."""
+    """Return the keys of many sequences as hexadecimal digits; see `sequence_key`."""
     keys = []
     for letters in residues:
         digest = _NOTHING.copy()

@@ -131,7 +131,7 @@ class FastaParser:
         self._hold(rest)
 
     def finish(self) -> Iterator[Record]:
-        """Give the last record, if there is any.
+        """Return the last record, if there is any.
 
         Raises:
             InputError: see `read_fasta`.

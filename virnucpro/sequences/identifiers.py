@@ -65,7 +65,7 @@ class Renames:
         return len(self.rows)
 
     def apply(self, ids: pa.Array, first_row: int) -> pa.Array:
-        """Give the ids of a block of records after renaming.
+        """Return the ids of a block of records after renaming.
 
         Args:
             ids: the block's ids.
@@ -146,7 +146,7 @@ def refuse_scattered(spool: RecordSpool, files: Sequence[str]) -> None:
 
 
 def _contigs(spool: RecordSpool) -> Iterator[tuple[str, int, int]]:
-    """Give each contig's id, file and line where its genes begin, or go on after others."""
+    """Return each contig's id, file and line where its genes begin, or go on after others."""
     last: tuple[int, str, int] = (-1, "", 0)
     for batch in spool.batches(["contig", "gene", "file", "line"]):
         columns = [batch.column(name).to_pylist() for name in ("file", "contig", "gene", "line")]
@@ -213,7 +213,7 @@ def rename_duplicates(spool: RecordSpool, files: Sequence[str]) -> Renames:
 
 
 def _repeated_hashes(spool: RecordSpool) -> Iterator[npt.NDArray[np.int64]]:
-    """Give the hashes that occur more than once, rising, in portions."""
+    """Return the hashes that occur more than once, rising, in portions."""
     hashes = spool.id_hashes
     hashes.sort()
     repeated = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
@@ -222,7 +222,7 @@ def _repeated_hashes(spool: RecordSpool) -> Iterator[npt.NDArray[np.int64]]:
 
 
 def _suspects(spool: RecordSpool, repeated: npt.NDArray[np.int64]) -> Iterator[_Suspect]:
-    """Give the records with these hashes, in input order."""
+    """Return the records with these hashes, in input order."""
     first_row = 0
     for batch in spool.batches(["id", "description", "file", "line", "id_hash"]):
         hashes = batch.column("id_hash").to_numpy()

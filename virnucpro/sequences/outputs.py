@@ -163,7 +163,7 @@ def write_shards(spool: PartitionSpool, number: int, directory: Path, sample: st
 
 
 def _shard_parts(spool: PartitionSpool, number: int) -> Iterator[tuple[int, Iterable[set[bytes]]]]:
-    """Give each shard's distinct sequences in parts, whose keys rise from part to part.
+    """Return each shard's distinct sequences in parts, whose keys rise from part to part.
 
     A shard is some whole partitions, and the order of partitions is that of their keys; or it is
     what belongs to it of one partition. Memory holds one partition.

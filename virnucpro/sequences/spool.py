@@ -83,7 +83,7 @@ class PartitionSpool:
             self._flush()
 
     def lines(self, partition: int) -> Iterator[list[bytes]]:
-        """Give lines of key as hex, space and residues: a partition's sequences, in blocks."""
+        """Return lines of key as hex, space and residues: a partition's sequences, in blocks."""
         self._flush()
         path = self._path(partition)
         if path.exists():

@@ -148,7 +148,7 @@ def _check(qkv: Tensor, cos: Tensor, sin: Tensor, tiles: Tensor) -> None:
 
 
 def _rotated_keys(qkv: Tensor, cos: Tensor, sin: Tensor, tiles: Tensor) -> Tensor:
-    """Give the rotated keys [T, H, 2 * half], each half filled up with zeros to a power of two."""
+    """Return the rotated keys [T, H, 2 * half], each half filled with zeros to a power of two."""
     T, _, H, D = qkv.shape
     half = triton.next_power_of_2(D // 2)
     keys = qkv.new_empty(T, H, 2 * half)

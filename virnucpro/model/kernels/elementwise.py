@@ -34,13 +34,13 @@ _FLOAT8_MAX = tl.constexpr(448.0)  # of torch.float8_e4m3fn
 
 @triton.jit
 def _larger(a: tl.tensor, b: tl.tensor) -> tl.tensor:
-    """Give the larger one, and NaN where there is one: a row that holds it is found later."""
+    """Return the larger one, and NaN where there is one: a row that holds it is found later."""
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
 def _scale_of(largest: tl.tensor) -> tl.tensor:
-    """Give what divides a row so that its largest value becomes float8's largest."""
+    """Return what divides a row so that its largest value becomes float8's largest."""
     return tl.where(largest == 0.0, 1.0, largest / _FLOAT8_MAX)
 
 
@@ -139,7 +139,7 @@ def _launch_layer_norm(
 
 @triton.jit
 def _gelu(x: tl.tensor) -> tl.tensor:
-    """Give ``x * Phi(x)``, the erf form, to a relative error of 2e-6 on both sides of zero.
+    """Return ``x * Phi(x)``, the erf form, to a relative error of 2e-6 on both sides of zero.
 
     With z = |x| / sqrt(2) and r = x / 2 * erfc(z), it is x - r for positive and r for negative x:
     nothing cancels. erfc(z) * exp(z**2) is a polynomial in 1 / (1 + p * z), the form of Abramowitz
@@ -293,7 +293,7 @@ def _empty_float8(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rows(x: Tensor) -> tuple[int, int]:
-    """Give the shape of a matrix, after checking that its rows follow one another."""
+    """Return the shape of a matrix, after checking that its rows follow one another."""
     if x.dim() != 2 or not x.is_contiguous():
         raise ValueError(f"a contiguous matrix is wanted, not shape {tuple(x.shape)}")
     return x.shape[0], x.shape[1]

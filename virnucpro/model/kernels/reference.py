@@ -83,14 +83,14 @@ def layer_norm(
 
 
 def bias_gelu(x: Tensor, bias: Tensor | None = None, *, inplace: bool = False) -> Tensor:
-    """Give ``gelu(x + bias)`` of x [T, N] and bias [N], the erf form, computed in float32."""
+    """Return ``gelu(x + bias)`` of x [T, N] and bias [N], the erf form, computed in float32."""
     shifted = x.float() if bias is None else x.float() + bias.float()
     activated = F.gelu(shifted)
     return x.copy_(activated) if inplace else activated.to(x.dtype)
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Give ``gelu(x @ weight.T + bias)``, the erf form.
+    """Return ``gelu(x @ weight.T + bias)``, the erf form.
 
     Args:
         x: [T, K].
@@ -142,7 +142,7 @@ def layer_norm_float8(
 
 
 def bias_gelu_float8(x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Give ``gelu(x + bias)`` of x [T, N] and bias [N] in float8, as `float8_rows`."""
+    """Return ``gelu(x + bias)`` of x [T, N] and bias [N] in float8, as `float8_rows`."""
     return float8_rows(F.gelu(x.float() + bias.float()))
 
 
@@ -179,7 +179,7 @@ def pool_mean(hidden: Tensor, ranges: Tensor, out: Tensor | None = None) -> Tens
 
 
 def pool_max(hidden: Tensor, ranges: Tensor) -> Tensor:
-    """Give the largest values in ranges of rows; arguments as `pool_mean`.
+    """Return the largest values in ranges of rows; arguments as `pool_mean`.
 
     Returns:
         [B, dim] float32; a NaN in a range makes a NaN, and an empty range is minus infinity.

@@ -13,7 +13,7 @@ __all__ = ["attention_tiles", "tile_capacity"]
 
 
 def tile_capacity(tokens: int, max_sequences: int, block: int) -> int:
-    """Give the most tiles that a step of this shape can need.
+    """Return the most tiles that a step of this shape can need.
 
     n tokens make ``ceil(n / block)`` tiles, at most ``(n + block - 1) / block``; summed over the
     sequences, with no tile for a token twice.
