@@ -110,7 +110,7 @@ def expected_tensors(config: ModelConfig) -> dict[str, Shape]:
 
 
 def lm_head_tensors(config: ModelConfig) -> dict[str, Shape]:
-    """Return the tensors of the language-model head; its output matrix is that of the embeddings."""
+    """Return the tensors of the language-model head; its output matrix is the embedding matrix."""
     return {
         **_linear("lm_head.dense", config.dim, config.dim),
         **_layer_norm("lm_head.layer_norm", config.dim),
