@@ -18,6 +18,7 @@ GIVEN_A_PATH = {
     "cli/__init__.py:_open_streams": "standard streams",
     "genes/find.py:_find": "the files of genes, in atomic_path, a stack of them",
     "genes/find.py:__init__": "one of these",
+    "doctor/places.py:_can_lock": "a try, of which nothing stays",
     "embed/device_lock.py": "a lock holds no data",
     "embed/output.py:_create": "the arrays of a shard, from embed_shard",
     "log.py": "the log",
