@@ -214,7 +214,8 @@ def _bases(feature: SeqFeature, contig: Contig) -> str:
     ends = [each for part in location.parts for each in (part.start, part.end)]
     if any(isinstance(each, UnknownPosition) for each in ends) or max(ends) > len(contig.bases):
         raise _RefusedError("location", f"{location} is not on the {len(contig.bases)} bases")
-    return str(location.extract(contig.bases))
+    # Damaged files have other bytes, which are no letters of a codon.
+    return bytes(location.extract(contig.bases)).decode("ascii", "replace")
 
 
 def _lacks_start(feature: SeqFeature) -> bool:

@@ -368,3 +368,12 @@ def test_any_damage_is_refused_or_accounted_for(data):
     for record in records:
         assert record.residues or record.findings.reason
     assert [record.line for record in records] == sorted({record.line for record in records})
+
+
+def test_bases_that_are_no_letters_at_all_are_named():
+    text = entry(GENE, cds("1..90"))
+    at = text.index("ORIGIN")
+    damaged = text[:at] + text[at:].replace(GENE[:10].lower(), "é" + GENE[1:10].lower(), 1)
+    assert damaged != text
+    (record,) = parse_genbank([damaged.encode()], "a")
+    assert record.findings.reason in ("invalid_letters", "location")
