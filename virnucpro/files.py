@@ -32,6 +32,7 @@ __all__ = [
     "publish",
     "read_json",
     "remove",
+    "remove_abandoned",
     "remove_durably",
     "reserve",
     "scratch_directory",
@@ -154,7 +155,12 @@ def _make_folder(folder: Path) -> None:
 @functools.cache
 def _sweep(folder: Path) -> None:
     """Remove what killed writers left in a folder; each process looks once."""
-    for path in folder.iterdir():
+    remove_abandoned(folder)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what killed writers left in a folder, if it is there."""
+    for path in folder.iterdir() if folder.is_dir() else ():
         if is_abandoned(path):
             logger.info("removing %s, which a killed writer left", path)
             remove(path)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.errors import InputError
-from virnucpro.files import atomic_path
+from virnucpro.files import atomic_path, remove_abandoned
 from virnucpro.merge.contig_means import write_means
 from virnucpro.merge.contigs import ContigCounts, check_contigs, count_genes, write_contigs
 from virnucpro.merge.exports import check_exports, check_poolings, export
@@ -94,6 +94,7 @@ def merge_sample(
     """
     if (contigs or contig_means) and not genes:
         raise InputError("contigs need what `virnucpro genes` wrote", hint="give --genes=PREFIX")
+    remove_abandoned(embeddings_dir)  # of the shards that nobody writes any more
     exports, split_quarantine = exports or {}, shards_dir / "quarantine.tsv"
     _check_not_the_same(quarantine, split_quarantine)
     request_id = "" if request is None else read_request(request).embeddings

@@ -26,6 +26,7 @@ from virnucpro.sequences.alphabet import sequence_key
 from virnucpro.sequences.manifest import SplitParameters
 from virnucpro.sequences.shards import read_shard
 from virnucpro.sequences.split import split
+from virnucpro.temporary import temporary_name
 
 Make = Callable[..., Sample]
 
@@ -536,3 +537,11 @@ def test_damaged_records_file_is_refused(sample: Sample) -> None:
     sample.records.unlink()
     with pytest.raises(DataError, match=r"records.parquet: is missing"):
         sample.merge()
+
+
+def test_what_killed_jobs_left_beside_the_shards_is_removed(sample: Sample) -> None:
+    """A job that was overtaken and then killed: no other writes there again."""
+    path = sample.embeddings_dir / temporary_name(sample.npy("00000"))
+    path.write_bytes(b"x")
+    sample.merge()
+    assert not path.exists()

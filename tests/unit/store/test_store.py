@@ -72,7 +72,7 @@ def test_the_arrays_are_plain_numpy_files(tmp_path):
         for field in dataclasses.fields(REQUEST)
         if field.compare and field.type in ("str", "list[int]")
     ]
-    + [{"layers": [5]}, {"tokens_per_step": 2}, {"threads": None}, {"engine": 2}]
+    + [{"layers": [5]}, {"tokens_per_step": 2}, {"threads": None}, {"engine": 0}]
     + [{"window_overlap": 1}, {"max_sequence_length": 5}],
     ids=str,
 )
