@@ -84,7 +84,7 @@ def temporary_file(target: Path) -> Iterator[Path]:
 
 
 def publish(temporary: Path, target: Path) -> None:
-    """Return the file of `temporary_file` its final name, its bytes and the name synced."""
+    """Put the file of `temporary_file` under its final name, its bytes and the name synced."""
     _sync(temporary)
     os.replace(temporary, target)
     sync_directory(target.parent)

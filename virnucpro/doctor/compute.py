@@ -11,9 +11,9 @@ from virnucpro.doctor.finding import Finding, Settings, absent, broken, ok, warn
 if TYPE_CHECKING:  # these import torch, which may be what is broken
     from torch import Tensor
 
-    from virnucpro.doctor.parity import Agreement
     from virnucpro.model.config import ModelConfig
     from virnucpro.model.esm2 import PackedESM2
+    from virnucpro.model.trial import Agreement
 
     Weights: TypeAlias = tuple[ModelConfig, dict[str, Tensor]]
 
@@ -119,16 +119,12 @@ def _compare_fused(model: PackedESM2) -> list[Agreement]:
     """Compare Triton's kernels with their references, where the model uses them."""
     import torch
 
-    from virnucpro.doctor.parity import compare_attention, compare_kernels
     from virnucpro.model.attention import TileAttention
+    from virnucpro.model.trial import compare
 
-    if model.backend.name != TileAttention.name:
+    backend = model.backend
+    if backend.name != TileAttention.name:
         return []
-    from virnucpro.model.kernels.attention import packed_attention
-
     float8 = torch.cuda.get_device_capability(model.device) >= _FLOAT8_CAPABILITY
-    arguments = model.device, model.dtype
-    return [
-        compare_attention(packed_attention, *arguments),
-        *compare_kernels(model.backend.kernels, *arguments, float8=float8),
-    ]
+    arguments = backend.attention, backend.kernels, model.device, model.dtype, model.config
+    return compare(*arguments, float8=float8)

@@ -218,7 +218,7 @@ class ShardOutput:
         return {name: sha256_of(path) for name, path in self._files.wanted.items()}
 
     def publish(self) -> None:
-        """Return the finished files their final names, that of the embeddings last."""
+        """Put the finished files under their final names, that of the embeddings last."""
         targets = self._targets.wanted
         for name, path in reversed(self._files.wanted.items()):
             publish(path, targets[name])

@@ -68,7 +68,7 @@ def format_header(gene: Gene, contig_number: int, attributes: str) -> str:
 
 
 def with_genes(records: Iterable[Record]) -> Iterator[Record]:
-    """Return each record of a FASTA file the gene that its header tells.
+    """Add to each record of a FASTA file the gene that its header tells.
 
     Raises:
         InputError: a header is not Prodigal's; its line is named.

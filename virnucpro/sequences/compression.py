@@ -168,7 +168,7 @@ def _decompressed(raw: Iterable[bytes], codec: _Codec, name: str) -> Iterator[by
 
 
 def _outputs(member: Any, data: bytes, codec: _Codec, name: str, finished: int) -> Iterator[bytes]:
-    """Return a member its next compressed bytes and pass on what comes out of them."""
+    """Feed a member its next compressed bytes, and pass on what comes out of them."""
     try:
         if not codec.bounded:
             yield member.decompress(data)

@@ -48,7 +48,7 @@ class Renames:
     """New ids of the second and later records of an id.
 
     Attributes:
-        rows: [n] int64, rising numbers of the records in the input.
+        rows: [n] int64, increasing numbers of the records in the input.
         numbers: [n] int64, what is appended to the id, after a "_".
     """
 
@@ -213,7 +213,7 @@ def rename_duplicates(spool: RecordSpool, files: Sequence[str]) -> Renames:
 
 
 def _repeated_hashes(spool: RecordSpool) -> Iterator[npt.NDArray[np.int64]]:
-    """Return the hashes that occur more than once, rising, in portions."""
+    """Return the hashes that occur more than once, increasing, in portions."""
     hashes = spool.id_hashes
     hashes.sort()
     repeated = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])

@@ -35,7 +35,7 @@ class ShardSequences:
     """The sequences of a shard; the index in both lists is the row that plans refer to.
 
     Attributes:
-        keys: hexadecimal keys, strictly rising.
+        keys: hexadecimal keys, strictly increasing.
         residues: normalised residues.
     """
 
@@ -104,5 +104,5 @@ def read_shard(path: Path) -> ShardSequences:
         )
     if not all(map(operator.lt, headers, headers[1:])):
         row = next(row for row in range(1, len(keys)) if headers[row] <= headers[row - 1])
-        raise DataError("keys are not rising", path=path, line=2 * row + 1, hint=_HINT)
+        raise DataError("keys are not increasing", path=path, line=2 * row + 1, hint=_HINT)
     return ShardSequences(keys, residues)

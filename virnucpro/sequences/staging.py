@@ -40,7 +40,7 @@ def check_replaceable(target: Path) -> None:
 
 @contextlib.contextmanager
 def staged_directory(target: Path) -> Iterator[Path]:
-    """Return a temporary directory to fill, and move it to `target` when the block ends well.
+    """Yield a temporary directory to fill, and move it to `target` when the block ends well.
 
     See `virnucpro.files.atomic_directory`; `target` is looked at once more before it is replaced.
 

@@ -89,7 +89,7 @@ def remove_segment(path: Path) -> None:
 
 
 def _give_name(staging: Path, target: Path) -> None:
-    """Return a segment its name, unless a whole one has it."""
+    """Put a segment under its name, unless a whole one has it."""
     try:
         give_name(staging, target)
     except OSError:

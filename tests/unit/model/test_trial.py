@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import fields
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from virnucpro.model.attention import SequenceAttention
 from virnucpro.model.config import KNOWN_MODELS, ModelConfig
 from virnucpro.model.kernels import Kernels, reference
-from virnucpro.model.trial import in_one_line, why_not
+from virnucpro.model.trial import Agreement, compare, in_one_line, why_not
 
 CPU = torch.device("cpu")
 CONFIG = ModelConfig("tiny", layers=1, dim=320, heads=20)
@@ -64,8 +65,7 @@ def test_what_is_right_passes_for_every_model(config, dtype):
 @pytest.mark.parametrize("attention", [Leaking, Unrotated, NotFinite])
 def test_what_is_wrong_says_by_how_much(attention):
     reason = why_not(attention(), Kernels(), CPU, torch.float16, CONFIG)
-    assert reason.startswith("it is off by ")
-    assert reason.endswith(" from the reference")
+    assert reason.startswith("attention is off by ")
 
 
 @pytest.mark.parametrize("name", ["layer_norm", "linear_gelu", "pool_mean"])
@@ -73,7 +73,7 @@ def test_what_is_wrong_says_by_how_much(attention):
 def test_each_elementwise_kernel_is_tried(name, factor):
     wrong = Kernels(**{name: lambda *given: getattr(reference, name)(*given) * factor})
     reason = why_not(SequenceAttention(), wrong, CPU, torch.bfloat16, CONFIG)
-    assert reason.startswith("it is off by nan" if factor != 1.1 else "it is off by 0.")
+    assert reason.startswith(f"{name} is off by nan" if factor != 1.1 else f"{name} is off by 0.")
 
 
 @pytest.mark.fault(57)
@@ -100,6 +100,65 @@ def test_a_full_device_says_nothing_of_the_backend():
             failing(torch.cuda.OutOfMemoryError("CUDA out of memory")),
             *(Kernels(), CPU, torch.float16, CONFIG),
         )
+
+
+NAMES = [field.name for field in fields(Kernels)]
+
+
+def altered(name, change):
+    """All references, under other names, and one of them with its results changed."""
+
+    def changed(found):
+        if isinstance(found, tuple):
+            return tuple(map(changed, found))
+        return change(found) if found.dtype != torch.float8_e4m3fn else found
+
+    def copy(each):
+        original = getattr(Kernels(), each)
+        if each == name and change:
+            return lambda *arguments: changed(original(*arguments))
+        return lambda *arguments: original(*arguments)
+
+    return Kernels(**{each: copy(each) for each in NAMES})
+
+
+def compared(kernels, dtype, float8):
+    return compare(SequenceAttention(), kernels, CPU, dtype, CONFIG, float8=float8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_every_kernel_that_is_right_holds(dtype):
+    found = compared(altered(NAMES[0], None), dtype, float8=True)
+    assert {agreement.name for agreement in found} == {"attention", *NAMES}
+    assert all(agreement.holds for agreement in found), [str(each) for each in found]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x * 1.1,
+        lambda x: torch.full_like(x, float("nan")),
+        lambda x: x.roll(1, 0),
+        lambda x: x[:1],
+    ],
+    ids=["scaled", "nan", "rows shifted", "rows missing"],
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_kernel_that_is_wrong_does_not_hold(name, change):
+    found = compared(altered(name, change), torch.bfloat16, float8=True)
+    assert [agreement.name for agreement in found if not agreement.holds] == [name]
+
+
+def test_references_themselves_are_not_compared_nor_float8_where_there_is_none():
+    (only,) = compared(Kernels(), torch.float16, float8=True)
+    assert only.name == "attention"
+    found = compared(altered(NAMES[0], None), torch.float16, float8=False)
+    names = {agreement.name for agreement in found}
+    assert names == {"attention", *(name for name in NAMES if "float8" not in name)}
+
+
+def test_not_a_number_does_not_hold():
+    assert not Agreement("x", float("nan"), 1.0).holds
 
 
 INTERPRETED = """

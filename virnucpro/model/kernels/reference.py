@@ -167,8 +167,8 @@ def pool_mean(hidden: Tensor, ranges: Tensor, out: Tensor | None = None) -> Tens
 
     Args:
         hidden: [T, dim].
-        ranges: [B, 2] integer, the first row of each range and one past its last; rising, and none
-            overlaps another.
+        ranges: [B, 2] integer, the first row of each range and one past its last; increasing, and
+            none overlaps another.
         out: [B, dim] float32 to write to; new when left out.
 
     Returns:
