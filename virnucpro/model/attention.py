@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +24,7 @@ from virnucpro.model.rotary import rotate, token_angles
 
 __all__ = [
     "Attention",
+    "PackedSequences",
     "PaddedAttention",
     "Segments",
     "SequenceAttention",
@@ -33,6 +35,27 @@ __all__ = [
 Segments = tuple[Any, ...]
 """What an implementation knows of a step's sequences: tensors on the device, in a fixed order, and
 constants of the step's shape. A replayed graph copies the tensors and keeps the constants."""
+
+
+@dataclass(frozen=True)
+class PackedSequences:
+    """The sequences of a step, as the model hands them to an implementation."""
+
+    positions: Tensor  # [T] integer, restarting at 0 in each sequence
+    cu_seqlens: Tensor  # [B + 1] int32, from 0 to T, on any device
+    max_seqlen: int  # an upper bound of the lengths, in tokens
+    rotary: tuple[Tensor, Tensor]  # cosines and sines, [max_seqlen or more, D/2] float32
+    heads: int  # H
+
+    @property
+    def angles(self) -> Tensor:
+        """Each token's rotations, see `token_angles`."""
+        return token_angles(self.positions, self.rotary, self.heads)
+
+    @property
+    def device(self) -> torch.device:
+        """Where attention is computed."""
+        return self.rotary[0].device
 
 
 class Attention(Protocol):
@@ -49,23 +72,8 @@ class Attention(Protocol):
     on_device: bool
     interleaved_rotary: bool
 
-    def prepare(
-        self,
-        positions: Tensor,
-        cu_seqlens: Tensor,
-        max_seqlen: int,
-        rotary: tuple[Tensor, Tensor],
-        heads: int,
-    ) -> Segments:
-        """Describe a step's sequences, on the device of `rotary`.
-
-        Args:
-            positions: [T] integer, restarting at 0 in each sequence.
-            cu_seqlens: [B+1] int32, from 0 to T, on any device.
-            max_seqlen: an upper bound of the lengths, in tokens.
-            rotary: cosines and sines, [max_seqlen or more, D/2] float32.
-            heads: H.
-        """
+    def prepare(self, sequences: PackedSequences) -> Segments:
+        """Describe a step's sequences, on the device of their rotary tables."""
 
     def __call__(self, qkv: Tensor, segments: Segments) -> Tensor:
         """Attend: qkv [T, 3, H, D], not rotated; returns [T, H * D]."""
@@ -78,17 +86,10 @@ class SequenceAttention:
     on_device = False
     interleaved_rotary = True
 
-    def prepare(
-        self,
-        positions: Tensor,
-        cu_seqlens: Tensor,
-        max_seqlen: int,
-        rotary: tuple[Tensor, Tensor],
-        heads: int,
-    ) -> Segments:
+    def prepare(self, sequences: PackedSequences) -> Segments:
         """Return the angles of every token, and the range of every sequence that is not empty."""
-        bounds = itertools.pairwise(cu_seqlens.tolist())
-        return token_angles(positions, rotary, heads), [(a, b) for a, b in bounds if b > a]
+        bounds = itertools.pairwise(sequences.cu_seqlens.tolist())
+        return sequences.angles, [(a, b) for a, b in bounds if b > a]
 
     def __call__(self, qkv: Tensor, segments: Segments) -> Tensor:
         """Attend within each sequence; see `Attention`."""
@@ -113,16 +114,9 @@ class PaddedAttention:
     on_device = False
     interleaved_rotary = True
 
-    def prepare(
-        self,
-        positions: Tensor,
-        cu_seqlens: Tensor,
-        max_seqlen: int,
-        rotary: tuple[Tensor, Tensor],
-        heads: int,
-    ) -> Segments:
+    def prepare(self, sequences: PackedSequences) -> Segments:
         """Return the angles of every token, and where tokens stand among the padded ones."""
-        bounds = cu_seqlens.cpu().numpy().astype(np.int64)
+        bounds = sequences.cu_seqlens.cpu().numpy().astype(np.int64)
         lengths = np.diff(bounds)
         padded = padded_lengths(lengths)
         shapes = [  # [sequences, tokens of each] of every call
@@ -139,10 +133,10 @@ class PaddedAttention:
         # Padding repeats a token of its own sequence: a value of another that is not finite would
         # pass the mask.
         token = bounds[sequence] + np.minimum(place, lengths[sequence] - 1)
-        back = np.empty(len(positions), dtype=np.int64)
+        back = np.empty(len(sequences.positions), dtype=np.int64)
         back[token[real]] = np.flatnonzero(real)
-        moved = [_moved(x, rotary[0].device) for x in (token, real, back)]
-        return token_angles(positions, rotary, heads), *moved, shapes
+        moved = [_moved(x, sequences.device) for x in (token, real, back)]
+        return sequences.angles, *moved, shapes
 
     def __call__(self, qkv: Tensor, segments: Segments) -> Tensor:
         """Attend within each sequence; see `Attention`."""
@@ -189,18 +183,10 @@ class VarlenAttention:
     on_device = True
     interleaved_rotary = True
 
-    def prepare(
-        self,
-        positions: Tensor,
-        cu_seqlens: Tensor,
-        max_seqlen: int,
-        rotary: tuple[Tensor, Tensor],
-        heads: int,
-    ) -> Segments:
+    def prepare(self, sequences: PackedSequences) -> Segments:
         """Return the angles of every token, and the bounds: the kernel reads them on the device."""
-        device = rotary[0].device
-        angles = token_angles(positions, rotary, heads)
-        return angles, cu_seqlens.to(device, non_blocking=True), max_seqlen
+        bounds = sequences.cu_seqlens.to(sequences.device, non_blocking=True)
+        return sequences.angles, bounds, sequences.max_seqlen
 
     def __call__(self, qkv: Tensor, segments: Segments) -> Tensor:
         """Attend within each sequence; see `Attention`."""
@@ -222,20 +208,13 @@ class TileAttention:
     on_device = True
     interleaved_rotary = False
 
-    def prepare(
-        self,
-        positions: Tensor,
-        cu_seqlens: Tensor,
-        max_seqlen: int,
-        rotary: tuple[Tensor, Tensor],
-        heads: int,
-    ) -> Segments:
+    def prepare(self, sequences: PackedSequences) -> Segments:
         """Return the tables of angles and the tiles; the kernel knows the positions by itself."""
         block = kernels.QUERY_BLOCK
-        capacity = kernels.tile_capacity(len(positions), len(cu_seqlens) - 1, block)
-        tiles = kernels.attention_tiles(cu_seqlens.cpu().numpy(), block, capacity)
-        host = torch.from_numpy(tiles).pin_memory()
-        return *rotary, host.to(rotary[0].device, non_blocking=True)
+        bounds = sequences.cu_seqlens.cpu().numpy()
+        capacity = kernels.tile_capacity(len(sequences.positions), len(bounds) - 1, block)
+        host = torch.from_numpy(kernels.attention_tiles(bounds, block, capacity)).pin_memory()
+        return *sequences.rotary, host.to(sequences.device, non_blocking=True)
 
     def __call__(self, qkv: Tensor, segments: Segments) -> Tensor:
         """Attend within each sequence; see `Attention`."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from virnucpro.errors import InputError
-from virnucpro.model.attention import Segments
+from virnucpro.model.attention import PackedSequences, Segments
 from virnucpro.model.backends import Backend
 from virnucpro.model.config import VOCABULARY_SIZE, ModelConfig
 from virnucpro.model.devices import dtype_name
@@ -202,9 +202,9 @@ class PackedESM2(nn.Module):
 
     def prepare(self, positions: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Segments:
         """Describe a step's sequences to the attention backend; arguments as in `forward`."""
-        return self.backend.attention.prepare(
-            positions, cu_seqlens, max_seqlen, self.rotary.tables(max_seqlen), self.config.heads
-        )
+        rotary, heads = self.rotary.tables(max_seqlen), self.config.heads
+        sequences = PackedSequences(positions, cu_seqlens, max_seqlen, rotary, heads)
+        return self.backend.attention.prepare(sequences)
 
     def run(self, tokens: Tensor, segments: Segments, layers: Sequence[int]) -> dict[int, Tensor]:
         """Compute on prepared segments; all of it is work of the device, none of the host.

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from virnucpro.model.attention import Attention
+from virnucpro.model.attention import Attention, PackedSequences
 from virnucpro.model.config import ModelConfig
 from virnucpro.model.kernels import QUERY_BLOCK, Kernels, attention_tiles, reference, tile_capacity
 from virnucpro.model.rotary import RotaryTables, inverse_frequencies
@@ -141,7 +141,7 @@ def _attention_error(
         halves = qkv[:, :2].view(len(qkv), 2, heads, 2, head_dim // 2)
         qkv = torch.cat((halves.transpose(3, 4).flatten(3), qkv[:, 2:]), dim=1)
     tables = RotaryTables(frequencies.to(device)).tables(longest)
-    segments = attention.prepare(positions, bounds, longest, tables, heads)
+    segments = attention.prepare(PackedSequences(positions, bounds, longest, tables, heads))
     return relative_error(attention(qkv.to(device), segments), expected)
 
 

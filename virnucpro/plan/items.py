@@ -17,6 +17,7 @@ __all__ = [
     "cut_items",
     "increasing",
     "key_array",
+    "key_halves",
     "owned_spans",
 ]
 
@@ -117,9 +118,14 @@ def key_array(keys: Sequence[str] | NDArray[Any]) -> NDArray[np.uint8]:
     return np.frombuffer(joined, np.uint8).reshape(-1, KEY_BYTES)
 
 
+def key_halves(keys: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Return keys, [n, 16], as two numbers each, in whose order they are sorted as their bytes."""
+    high, low = np.ascontiguousarray(keys).view(">u8").reshape(-1, KEY_BYTES // 8).T
+    return high.astype(np.uint64), low.astype(np.uint64)
+
+
 def increasing(keys: NDArray[np.uint8]) -> bool:
     """Tell whether keys, [sequences, 16], are sorted as bytes and distinct."""
-    # A key as two big-endian halves sorts as its bytes do.
-    high, low = np.ascontiguousarray(keys).view(">u8").T
+    high, low = key_halves(keys)
     above = (high[1:] > high[:-1]) | ((high[1:] == high[:-1]) & (low[1:] > low[:-1]))
     return bool(above.all())

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.errors import DataError, VirnucproError
+from virnucpro.plan.items import key_halves
 from virnucpro.store.segment import SEGMENT_ROWS, Segment, open_segment
 from virnucpro.store.store import segment_paths
 from virnucpro.store.writing import remove_segment, write_segment
@@ -127,7 +128,7 @@ def _ordered(segments: Sequence[Segment]) -> _Rows:
     lengths = [segment.manifest.rows for segment in segments]
     number = np.repeat(np.arange(len(segments), dtype=np.int32), lengths)
     row = np.concatenate([np.arange(length) for length in lengths])
-    high, low = keys.view(">u8").astype(np.uint64).T
+    high, low = key_halves(keys)
     order = np.lexsort((low, high))
     high, low = high[order], low[order]
     first = np.concatenate([[True], (high[1:] != high[:-1]) | (low[1:] != low[:-1])])

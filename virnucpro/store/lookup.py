@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.sequences.alphabet import KEY_BYTES
+from virnucpro.plan.items import key_halves
 
 __all__ = ["Places", "find_keys"]
 
@@ -39,7 +39,7 @@ class Places:
 
 
 class _Halves(NamedTuple):
-    """Keys as two numbers each, in whose order they are sorted as their bytes are."""
+    """Keys as `key_halves` returns them."""
 
     high: NDArray[np.uint64]  # [n]
     low: NDArray[np.uint64]  # [n]
@@ -54,7 +54,7 @@ def find_keys(keys: Keys, segments: Iterable[tuple[int, Keys]]) -> Places:
     """
     n = len(keys)
     places = Places(np.full(n, _UNKNOWN, np.int32), np.zeros(n, np.int32))
-    wanted = _halves(keys)
+    wanted = _Halves(*key_halves(keys))
     for numbers, rows, batch in _batches(segments):
         order = np.argsort(batch.high)  # in which equal ones may change places
         position = _search(wanted, _Halves(batch.high[order], batch.low[order]))
@@ -75,11 +75,6 @@ def _first(
     position, source = position[order], source[order]
     first = np.diff(position, prepend=-1) > 0
     return position[first], source[first]
-
-
-def _halves(keys: Keys) -> _Halves:
-    high, low = np.ascontiguousarray(keys).view(">u8").reshape(-1, KEY_BYTES // 8).T
-    return _Halves(high.astype(np.uint64), low.astype(np.uint64))
 
 
 def _batches(
@@ -104,7 +99,7 @@ def _gather(
     lengths = [len(keys) for _, keys in parts]
     numbers = np.repeat(np.array([number for number, _ in parts], np.int32), lengths)
     rows = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
-    return numbers, rows, _halves(np.concatenate([keys for _, keys in parts]))
+    return numbers, rows, _Halves(*key_halves(np.concatenate([keys for _, keys in parts])))
 
 
 def _search(wanted: _Halves, keys: _Halves) -> NDArray[np.int64]:

@@ -6,7 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virnucpro.model.attention import PaddedAttention, SequenceAttention, padded_lengths
+from virnucpro.model.attention import (
+    PackedSequences,
+    PaddedAttention,
+    SequenceAttention,
+    padded_lengths,
+)
 from virnucpro.model.rotary import RotaryTables, inverse_frequencies
 
 HEADS, DIM, LONGEST = 4, 16, 640
@@ -19,7 +24,7 @@ def attend(attention, sequences):
     lengths = [len(sequence) for sequence in sequences]
     bounds = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
     positions = torch.cat([torch.arange(n) for n in lengths])
-    segments = attention.prepare(positions, bounds, max(lengths), TABLES, HEADS)
+    segments = attention.prepare(PackedSequences(positions, bounds, max(lengths), TABLES, HEADS))
     return attention(torch.cat(sequences), segments).split(lengths)
 
 
@@ -85,7 +90,9 @@ def test_a_value_that_is_not_finite_stays_in_its_sequence():
 def test_empty_sequences_behind_the_others_change_nothing():
     sequence = projected(20, 0, torch.float32)
     bounds = torch.tensor([0, 20, 20, 20], dtype=torch.int32)
-    segments = PaddedAttention().prepare(torch.arange(20), bounds, 20, TABLES, HEADS)
+    segments = PaddedAttention().prepare(
+        PackedSequences(torch.arange(20), bounds, 20, TABLES, HEADS)
+    )
     assert torch.equal(
         PaddedAttention()(sequence, segments), attend(PaddedAttention(), [sequence])[0]
     )

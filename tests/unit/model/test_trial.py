@@ -22,8 +22,8 @@ FINISHED = Kernels(layer_norm=lambda *given: reference.layer_norm(*given))  # no
 class Leaking(SequenceAttention):
     """Every sequence sees the first token of the next one."""
 
-    def prepare(self, *given):
-        angles, ranges = super().prepare(*given)
+    def prepare(self, sequences):
+        angles, ranges = super().prepare(sequences)
         return angles, [(a, b + (b < 80)) for a, b in ranges]
 
     def __call__(self, qkv, segments):
@@ -170,11 +170,10 @@ from virnucpro.model.config import ModelConfig
 from virnucpro.model.trial import why_not
 
 class OnTheCPU(TileAttention):
-    def prepare(self, positions, cu_seqlens, max_seqlen, rotary, heads):
-        block = kernels.QUERY_BLOCK
-        capacity = kernels.tile_capacity(len(positions), len(cu_seqlens) - 1, block)
-        tiles = kernels.attention_tiles(cu_seqlens.numpy(), block, capacity)
-        return *rotary, torch.from_numpy(tiles)
+    def prepare(self, sequences):
+        block, bounds = kernels.QUERY_BLOCK, sequences.cu_seqlens.numpy()
+        capacity = kernels.tile_capacity(len(sequences.positions), len(bounds) - 1, block)
+        return *sequences.rotary, torch.from_numpy(kernels.attention_tiles(bounds, block, capacity))
 
 for dim, heads in ((72, 3), (80, 2)):
     config = ModelConfig("tiny", 1, dim, heads)
