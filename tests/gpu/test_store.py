@@ -10,7 +10,8 @@ import torch
 
 from tests.unit.embed.builders import make_demo, make_shard, random_proteins
 from virnucpro.embed.job import EmbedOptions
-from virnucpro.embed.shard import embed_shard, fill_shard
+from virnucpro.embed.known import fill_shard, look_up_shard
+from virnucpro.embed.shard import embed_shard
 
 pytestmark = pytest.mark.gpu
 
@@ -37,6 +38,12 @@ def demo(options, tmp_path):
     return make_demo(tmp_path, LONGEST, **{name: asked[name] for name in names})
 
 
+def fill(files, options):
+    """What a command does before it claims a device."""
+    known = look_up_shard(files, options)
+    return known and fill_shard(files, options, known)
+
+
 def shard(folder, demo, sequences):
     windows = {"long_sequences": "window", "window_overlap": 20}
     return make_shard(folder, demo, sequences, LONGEST, **windows)
@@ -57,7 +64,7 @@ def test_rows_of_a_store_stand_in_for_computing_them(options, demo, tmp_path):
     assert receipt.steps < expected.steps or expected.steps == 1
     assert mixed.embeddings.read_bytes() == plain.embeddings.read_bytes()
     again = shard(tmp_path / "again", demo, proteins[::-1])
-    known = fill_shard(again, stored)
+    known = fill(again, stored)
     assert known.known == computed.sequences
     assert again.embeddings.read_bytes() == first.embeddings.read_bytes()
 
@@ -69,9 +76,10 @@ def test_a_shard_of_which_all_is_known_touches_no_device(demo, options, tmp_path
     files = shard(tmp_path / "two", demo, proteins)
     code = (
         "import pickle, sys, torch\n"
-        "from virnucpro.embed.shard import fill_shard\n"
+        "from virnucpro.embed.known import fill_shard, look_up_shard\n"
         "files, options = pickle.load(open(sys.argv[1], 'rb'))\n"
-        "assert fill_shard(files, options).known == 50\n"
+        "known = look_up_shard(files, options)\n"
+        "assert fill_shard(files, options, known).known == 50\n"
         "assert not torch.cuda.is_initialized()\n"
     )
 

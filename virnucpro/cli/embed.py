@@ -75,19 +75,17 @@ def embed(cache_dir: Path | None, **options: Any) -> Any:
     from virnucpro.cli.device import claim_gpu, keep_kernels
 
     keep_kernels(cache_dir)
-    if options["store"] and (known := _fill(options)) is not None:
-        return known
+    known = None
+    if options["store"]:  # a shard of which all is known needs no device
+        from virnucpro.embed.known import fill_shard, look_up_shard
+
+        known = look_up_shard(*_files_and_options(options))
+        if known and (receipt := fill_shard(*_files_and_options(options), known)):
+            return receipt
     options["device"], sha256 = claim_gpu(options["device"], options["weights"])
     from virnucpro.embed.shard import embed_shard
 
-    return embed_shard(*_files_and_options(options), sha256)
-
-
-def _fill(options: dict[str, Any]) -> Any:
-    """Take a shard from stores that know all of it, before a device is claimed; else None."""
-    from virnucpro.embed.shard import fill_shard
-
-    return fill_shard(*_files_and_options(options))
+    return embed_shard(*_files_and_options(options), sha256, known)
 
 
 def _files_and_options(options: dict[str, Any]) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -22,40 +22,37 @@ import torch
 from virnucpro.data.collators import VarlenCollator
 from virnucpro.data.dataloader_utils import create_async_dataloader
 from virnucpro.embed.batch import PackedBatch
-from virnucpro.embed.budget import read_budget
 from virnucpro.embed.closeness import SAMPLE, closeness_to_float32
 from virnucpro.embed.engine import Engine
 from virnucpro.embed.exact import ExactModel
 from virnucpro.embed.job import EmbedOptions, ShardFiles, ShardJob, prepare_job
-from virnucpro.embed.output import OutputFiles, ShardOutput
+from virnucpro.embed.output import ShardOutput
 from virnucpro.embed.pieces import Pieces, pieces_directory
-from virnucpro.embed.receipt import (
-    Closeness,
-    ShardReceipt,
-    ShardRequest,
-    read_receipt,
-    write_receipt,
-)
+from virnucpro.embed.publish import clear, finished, reserve, seal
+from virnucpro.embed.receipt import Closeness, ShardReceipt
 from virnucpro.embed.step import StepShape
-from virnucpro.embed.stored import Taken, give_rows, stored_request, take_rows
-from virnucpro.embed.tokens import choose_tokens_per_step, limit_tokens
+from virnucpro.embed.stored import Taken, stored_request, take_rows
+from virnucpro.embed.tokens import choose_tokens_per_step
 from virnucpro.embed.trace import StepRecord
-from virnucpro.errors import VirnucproError
-from virnucpro.files import remove, sha256_in_background, sha256_of, write_bytes
-from virnucpro.formats import EMBED_FORMAT, EXTRA_ARRAYS
+from virnucpro.files import sha256_in_background
+from virnucpro.formats import EMBED_FORMAT
 from virnucpro.model.esm2 import PackedESM2
 from virnucpro.model.loading import load_model
 from virnucpro.plan.plan import pack_missing
 from virnucpro.progress import Progress
 from virnucpro.sequences.alphabet import SPECIAL_TOKENS
+from virnucpro.store.store import Known
 
-__all__ = ["embed_shard", "fill_shard"]
+__all__ = ["embed_shard"]
 
 logger = logging.getLogger(__name__)
 
 
 def embed_shard(
-    files: ShardFiles, options: EmbedOptions, weights_sha256: Future[str] | None = None
+    files: ShardFiles,
+    options: EmbedOptions,
+    weights_sha256: Future[str] | None = None,
+    known: Known | None = None,
 ) -> ShardReceipt:
     """Embed a planned shard, unless its receipt says that just this was done already.
 
@@ -64,6 +61,7 @@ def embed_shard(
         options: what to compute and on what.
         weights_sha256: the hash of the weights, where it was begun before (it takes a second for
             each GB or so, and this module's own imports take that long).
+        known: what `virnucpro.embed.known.look_up_shard` found.
 
     Raises:
         InputError: the options ask for a device, dtype or layer that is not there.
@@ -71,81 +69,19 @@ def embed_shard(
             the space for the result is not there.
     """
     job = prepare_job(files, options)
-    receipt = _finished(files, job.request)
+    receipt = finished(files, job.request)
     if receipt is None:
-        receipt = _compute(job, weights_sha256 or sha256_in_background(files.weights))
+        receipt = _compute(job, weights_sha256 or sha256_in_background(files.weights), known)
     else:
         logger.info("shard %s is finished already: its receipt and its bytes agree", files.shard)
-    _clear(job)
+    clear(job)
     return receipt
 
 
-def fill_shard(files: ShardFiles, options: EmbedOptions) -> ShardReceipt | None:
-    """Take all rows of a shard from stores, if these know them: without weights, without a device.
-
-    What would be asked for is told by the measured token budget.
-
-    Args:
-        files: where things are.
-        options: what would be computed.
-
-    Returns:
-        The receipt, or None where something is left to compute; nothing is written then.
-
-    Raises:
-        InputError: as `embed_shard`.
-        DataError: as `embed_shard`.
-    """
-    budget = read_budget(files.budget)
-    job = prepare_job(files, options, budget)
-    differs = options.dtype not in ("auto", budget.dtype) or (
-        (budget.weights_sha256, budget.readout) != (job.request.weights_sha256, job.readout.facts())
-    )
-    if differs or not options.store or "residues" in options.extras:
-        return None
-    tokens = limit_tokens(budget, job.plan, options.token_budget, files.budget)
-    with _reserve(job) as output:
-        request = stored_request(job, backend=budget.backend, tokens_per_step=tokens)
-        taken = take_rows(job, request, output, only_all=True)
-        if not taken.all:
-            return None
-        receipt = _seal(job, output, taken)
-    _clear(job)
-    return receipt
-
-
-def _clear(job: ShardJob) -> None:
-    """Remove what a finished shard needs no more, also of an earlier request."""
-    remove(pieces_directory(job.files.embeddings))
-    for name in set(EXTRA_ARRAYS).difference(job.options.extras):
-        remove(job.files.extras[name])
-
-
-def _finished(files: ShardFiles, request: ShardRequest) -> ShardReceipt | None:
-    """Return the receipt of a whole earlier result of the same request, or None."""
-    if not (files.receipt.exists() and files.embeddings.exists() and files.trace.exists()):
-        return None
-    try:
-        receipt = read_receipt(files.receipt)
-    except VirnucproError as error:
-        logger.warning("%s: computing the shard again", error)
-        return None
-    if differing := receipt.differing(request):
-        logger.info("an earlier result differs in %s: computing again", ", ".join(differing))
-        return None
-    hashes = {files.embeddings: receipt.array_sha256}
-    hashes |= {files.extras[name]: sha256 for name, sha256 in receipt.extras.items()}
-    for path, sha256 in hashes.items():
-        if not path.exists() or sha256_of(path) != sha256:
-            logger.warning("%s does not match its receipt: computing again", path)
-            return None
-    return receipt
-
-
-def _compute(job: ShardJob, weights_sha256: Future[str]) -> ShardReceipt:
+def _compute(job: ShardJob, weights_sha256: Future[str], known: Known | None) -> ShardReceipt:
     """Compute what stores do not know of a shard, and publish it."""
     files, readout = job.files, job.readout
-    with _reserve(job) as output:
+    with reserve(job) as output:
         load = partial(
             load_model,
             *(files.weights, files.model_receipt),
@@ -160,59 +96,10 @@ def _compute(job: ShardJob, weights_sha256: Future[str]) -> ShardReceipt:
             job.options.token_budget,
         )
         request = stored_request(job, backend=model.backend.name, tokens_per_step=tokens)
-        taken = take_rows(job, request, output)
+        taken = take_rows(job, request, output, known)
         collator = _collator(job, tokens)
         _run_steps(job, model, exact, collator, output, pieces, taken)
-        return _seal(job, output, taken, _closeness(job, model, exact, collator))
-
-
-def _reserve(job: ShardJob) -> AbstractContextManager[ShardOutput]:
-    """Reserve the space of a shard's arrays."""
-    extras = {name: job.files.extras[name] for name in job.options.extras}
-    targets = OutputFiles(job.files.embeddings, **extras)
-    return ShardOutput.reserve(
-        targets, job.plan, job.vector_shape, job.options.output_dtype, job.readout.pooling
-    )
-
-
-def _seal(
-    job: ShardJob, output: ShardOutput, taken: Taken, closeness: Closeness | None = None
-) -> ShardReceipt:
-    """Publish a shard and then its receipt, unless another job has finished the same meanwhile."""
-    hashes = output.finish()
-    retries = sum(step.retries for step in output.steps)
-    receipt = ShardReceipt(
-        **vars(job.request),
-        array_sha256=hashes.pop("embeddings"),
-        extras=hashes,
-        shape=[job.plan.sequences, *job.vector_shape],
-        layers=list(job.readout.layers),
-        backend=taken.request.backend,
-        tokens_per_step=taken.request.tokens_per_step,
-        quarantined=output.quarantined(),
-        steps=len(output.steps),
-        retries=retries,
-        recomputed_float32=sum(step.recomputed for step in output.steps),
-        closeness=closeness,
-        request=None if retries else taken.request,
-        known=int(np.count_nonzero(taken.rows)),
-        close=taken.close,
-    )
-    first = _finished(job.files, job.request)
-    if first is None:
-        output.publish()
-        write_bytes(job.files.trace, output.trace())
-        write_receipt(job.files.receipt, receipt)
-        give_rows(job, taken, output)
-        return receipt
-    same = first.array_sha256 == receipt.array_sha256
-    logger.log(
-        logging.INFO if same else logging.WARNING,
-        "another job finished %s first; its result stays, this one %s",
-        job.files.embeddings,
-        "is the same" if same else "has other bits and is dropped",
-    )
-    return first
+        return seal(job, output, taken, _closeness(job, model, exact, collator))
 
 
 def _open_pieces(job: ShardJob, model: PackedESM2, output: ShardOutput) -> Pieces | None:

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from virnucpro.embed.job import ShardJob
+from virnucpro.embed.job import EmbedOptions, ShardJob
 from virnucpro.embed.output import ShardOutput
 from virnucpro.store.processor import processor_kind
 from virnucpro.store.request import Request
-from virnucpro.store.store import Store
+from virnucpro.store.store import Known, Store
 
-__all__ = ["Taken", "give_rows", "stored_request", "take_rows"]
+__all__ = ["Taken", "give_rows", "look_up", "stored_request", "take_rows", "takes_rows"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,30 +69,35 @@ def stored_request(job: ShardJob, *, backend: str, tokens_per_step: int) -> Requ
     )
 
 
-def take_rows(
-    job: ShardJob, request: Request, output: ShardOutput, *, only_all: bool = False
-) -> Taken:
-    """Fill an output with what the stores know.
+def takes_rows(options: EmbedOptions) -> bool:
+    """Whether rows may be taken: where residues are kept, all is computed, for a store has none."""
+    return bool(options.store) and "residues" not in options.extras
 
-    Where residues are kept, nothing is taken: a store has none.
+
+def look_up(job: ShardJob, request: Request) -> Known:
+    """Look up what the stores know of a shard."""
+    known = _store(job).look_up(request, job.plan.sequence_keys)
+    count = int(np.count_nonzero(known.found))
+    logger.info("stores know %d of %d sequences", count, job.plan.sequences)
+    return known
+
+
+def take_rows(job: ShardJob, request: Request, output: ShardOutput, known: Known | None) -> Taken:
+    """Fill an output with what the stores know.
 
     Args:
         job: the shard's work.
         request: what the rows are to be computed with.
         output: of the shard.
-        only_all: take nothing unless all sequences are known.
+        known: what was looked up before; looked up anew where that was another request.
     """
-    accepts_close = job.options.store_accept == "close" and bool(job.options.store)
-    nothing = np.zeros(job.plan.sequences, np.bool_)
-    if not job.options.store or "residues" in job.options.extras or not job.plan.sequences:
+    accepts_close = bool(job.options.store) and job.options.store_accept == "close"
+    if not takes_rows(job.options):
+        nothing = np.zeros(job.plan.sequences, np.bool_)
         return Taken(request, nothing, [] if accepts_close else None)
-    store = Store(job.options.store, job.options.store_accept)
-    known = store.look_up(request, job.plan.sequence_keys)
-    count = int(np.count_nonzero(known.found))
-    logger.info("stores know %d of %d sequences", count, job.plan.sequences)
-    if only_all and count < job.plan.sequences:
-        return Taken(request, nothing, None)
-    filled = store.fill(known, output.vectors)
+    if known is None or known.request != request:
+        known = look_up(job, request)
+    filled = _store(job).fill(known, output.vectors)
     output.mark_known(filled.filled)
     close = np.flatnonzero(filled.close).tolist() if accepts_close else None
     return Taken(request, filled.filled, close)
@@ -110,5 +115,8 @@ def give_rows(job: ShardJob, taken: Taken, output: ShardOutput) -> None:
         return
     computed = ~taken.rows if taken.rows.any() else slice(None)
     vectors = {name: array[computed] for name, array in output.vectors.items()}
-    store = Store(job.options.store, job.options.store_accept)
-    store.add(taken.request, job.plan.sequence_keys[computed], vectors)
+    _store(job).add(taken.request, job.plan.sequence_keys[computed], vectors)
+
+
+def _store(job: ShardJob) -> Store:
+    return Store(job.options.store, job.options.store_accept)

@@ -11,8 +11,9 @@ from tests.unit.embed.builders import make_demo, make_shard, random_proteins
 from virnucpro.embed import pieces as pieces_module
 from virnucpro.embed import shard as shard_module
 from virnucpro.embed.job import EmbedOptions
+from virnucpro.embed.known import fill_shard, look_up_shard
 from virnucpro.embed.pieces import pieces_directory
-from virnucpro.embed.shard import embed_shard, fill_shard
+from virnucpro.embed.shard import embed_shard
 from virnucpro.plan.plan import read_plan
 from virnucpro.sequences.shards import read_shard
 from virnucpro.store.store import Store
@@ -42,6 +43,12 @@ def fast(monkeypatch):
     return fast_module.Engine
 
 
+def fill(files, options):
+    """What a command does before it claims a device."""
+    known = look_up_shard(files, options)
+    return known and fill_shard(files, options, known)
+
+
 def shard(folder, demo, sequences):
     windows = {"long_sequences": "window", "window_overlap": 20}
     return make_shard(folder, demo, sequences, LONGEST, **windows)
@@ -55,13 +62,13 @@ def test_a_shard_of_which_all_is_known_needs_no_model_and_has_the_same_bytes(
     demo, proteins, options, tmp_path, monkeypatch
 ):
     first = shard(tmp_path / "one", demo, proteins)
-    assert fill_shard(first, options) is None
+    assert fill(first, options) is None
     assert not first.embeddings.exists()
     computed = embed_shard(first, options)
     assert (computed.known, computed.close) == (0, None)
     again = shard(tmp_path / "two", demo, proteins[::-1])
     monkeypatch.setattr(shard_module, "load_model", no_model)
-    known = fill_shard(again, options)
+    known = fill(again, options)
     assert (known.known, known.steps) == (24, 0)
     assert again.embeddings.read_bytes() == first.embeddings.read_bytes()
     assert known.request == computed.request
@@ -75,7 +82,7 @@ def test_of_a_shard_that_is_known_in_part_the_rest_is_computed_to_the_same_bytes
     others = [*proteins[::2], *random_proteins(20, longest=300, seed=3)]
     plain, stored = (shard(tmp_path / name, demo, others) for name in ("plain", "stored"))
     expected = embed_shard(plain, CPU)
-    assert fill_shard(stored, options) is None
+    assert fill(stored, options) is None
     receipt = embed_shard(stored, options)
     assert receipt.known == len({*proteins[::2]} & {*proteins})
     assert stored.embeddings.read_bytes() == plain.embeddings.read_bytes()
@@ -90,7 +97,7 @@ def test_scores_are_known_too(demo, proteins, options, tmp_path):
     scored = dataclasses.replace(options, pseudo_perplexity="one-pass")
     first, again = (shard(tmp_path / name, demo, proteins) for name in ("one", "two"))
     embed_shard(first, scored)
-    assert fill_shard(again, scored) is None  # the token budget was measured without scores
+    assert fill(again, scored) is None  # the token budget was measured without scores
     assert embed_shard(again, scored).known == 24
     scores = [files.extras["pseudo_perplexity"].read_bytes() for files in (first, again)]
     assert scores[0] == scores[1]
@@ -106,7 +113,7 @@ def test_a_row_that_is_damaged_is_computed(demo, proteins, options, tmp_path):
     stored.chmod(0o644)
     stored.write_bytes(content)
     again = shard(tmp_path / "two", demo, proteins)
-    assert fill_shard(again, options) is None
+    assert fill(again, options) is None
     assert not again.embeddings.exists()
     assert embed_shard(again, options).known == 23
     assert again.embeddings.read_bytes() == first.embeddings.read_bytes()
@@ -125,9 +132,9 @@ def test_rows_of_other_tokens_per_step_are_taken_where_close_ones_are_and_flagge
 ):
     other = dataclasses.replace(options, token_budget=256)
     embed_shard(shard(tmp_path / "one", demo, proteins), other)
-    assert fill_shard(shard(tmp_path / "two", demo, proteins), options) is None
+    assert fill(shard(tmp_path / "two", demo, proteins), options) is None
     close = dataclasses.replace(options, store_accept="close")
-    receipt = fill_shard(shard(tmp_path / "three", demo, proteins), close)
+    receipt = fill(shard(tmp_path / "three", demo, proteins), close)
     assert receipt.close == list(range(24))
     assert receipt.request.tokens_per_step == 512
 
@@ -138,7 +145,7 @@ def test_a_run_that_keeps_residues_gives_its_means_and_takes_none(
     rich = dataclasses.replace(options, pooling="none")
     for name in ("one", "two"):
         files = shard(tmp_path / name, demo, proteins)
-        assert fill_shard(files, rich) is None
+        assert fill(files, rich) is None
         assert embed_shard(files, rich).known == 0
     assert len(Store(options.store).segments()) == 1
 
@@ -194,6 +201,26 @@ def test_pieces_of_a_run_before_the_store_knew_more_give_way(fast, tmp_path, mon
 
 def test_a_shard_without_sequences_is_nothing_to_ask_for(demo, options, tmp_path):
     files = shard(tmp_path / "none", demo, [])
-    receipt = fill_shard(files, options) or embed_shard(files, options)
+    receipt = fill(files, options) or embed_shard(files, options)
     assert receipt.known == 0
     assert np.load(files.embeddings).shape == (0, 1, 320)
+
+
+def test_stores_are_looked_up_once_unless_the_request_is_another(
+    demo, proteins, options, tmp_path, monkeypatch
+):
+    looked = []
+    look_up = Store.look_up
+
+    def counted(self, request, keys):
+        looked.append(request)
+        return look_up(self, request, keys)
+
+    monkeypatch.setattr(Store, "look_up", counted)
+    files = shard(tmp_path / "one", demo, proteins)
+    known = look_up_shard(files, options)
+    embed_shard(files, options, known=known)
+    assert len(looked) == 1
+    again = shard(tmp_path / "two", demo, proteins)
+    embed_shard(again, dataclasses.replace(options, token_budget=256), known=known)
+    assert [request.tokens_per_step for request in looked] == [512, 256]
