@@ -107,11 +107,13 @@ def write_means(
 def _groups(sizes: list[int], most: int) -> Iterator[list[int]]:
     """Cut contigs, given by their genes, into groups of at most `most` genes, or of one contig."""
     group: list[int] = []
+    genes = 0
     for size in sizes:
-        if group and (sum(group) + size > most or len(group) >= _BLOCK_CONTIGS):
+        if group and (genes + size > most or len(group) >= _BLOCK_CONTIGS):
             yield group
-            group = []
+            group, genes = [], 0
         group.append(size)
+        genes += size
     if group:
         yield group
 
