@@ -5,9 +5,9 @@ The genome is the same as in derive_lambda_proteins.py:
     python example/derive_lambda_genes.py \
         /usr/share/doc/bowtie2/examples/reference/lambda_virus.fa.gz example/lambda_genes.gbk
 
-Names, places and products are as the genome (NC_001416.1) is commonly annotated. Each gene is checked
-to be an open reading frame of the genome, from a start codon to its first stop codon; products are
-not checked, and serve as examples.
+Names, places and products are as the genome (NC_001416.1) is commonly annotated. Each gene is
+checked to be an open reading frame of the genome, from a start codon to its first stop codon;
+products are not checked, and serve as examples.
 """
 
 from __future__ import annotations

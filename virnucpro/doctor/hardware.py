@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virnucpro.doctor.finding import Finding, Settings, absent, broken, ok, warning
-from virnucpro.errors import VirnucproError
+from virnucpro.errors import InputError, VirnucproError
 
 __all__ = ["check_backend", "check_devices", "check_driver"]
 
 _CONTROL = Path("/dev/nvidiactl")  # is there wherever the driver is loaded
 _QUERY = ("name", "compute_cap", "memory.total", "driver_version")
 _QUERY_SECONDS = 60.0  # nvidia-smi wakes up sleeping devices, one after the other
-_BUILDS = "https://pytorch.org/get-started has the builds"
 
 
 @dataclass(frozen=True)
@@ -62,40 +61,27 @@ def check_driver(_settings: Settings) -> Finding:
 
 
 def check_devices(settings: Settings) -> Finding:
-    """Find the GPUs, and whether torch can use them."""
-    import torch
+    """Find the GPUs, and whether torch can use the one that a run would take."""
+    from virnucpro.model.devices import device_name, select_device
 
     gpus = _gpus_or_none()
     listed = "".join(f"\n{gpu}" for gpu in gpus)
     if settings.busy is not None:
         return warning("devices", f"{settings.busy}{listed}", "run doctor again when a GPU is free")
-    if torch.cuda.is_available():
-        return _try_device(
-            f"{torch.cuda.device_count()} for torch, {len(gpus) or 'not'} listed by "
-            f"nvidia-smi{listed or _torch_devices()}"
-        )
-    if not gpus:
-        cores = len(os.sched_getaffinity(0))
-        return absent("devices", f"no GPU: runs compute on the CPU, which has {cores} cores")
-    if settings.visible is not None:
+    try:
+        device, reason = select_device(settings.device)
+    except InputError as error:
+        return broken("devices", f"{error.message}{listed}", error.hint or "see docs/cards.md")
+    if device.type != "cpu":
+        return ok("devices", f"{device_name(device)} ({reason}){listed}")
+    if gpus and settings.visible is not None:
         return warning(
             "devices",
             f"CUDA_VISIBLE_DEVICES is {settings.visible!r}, and torch sees no GPU{listed}",
             "unset CUDA_VISIBLE_DEVICES, or give it the number or the UUID of a GPU",
         )
-    if torch.version.cuda is None:
-        return broken(
-            "devices",
-            f"{len(gpus)} GPU(s), and torch {torch.__version__} is built without CUDA: runs would "
-            f"compute on the CPU{listed}",
-            f"install a CUDA build of torch: {_BUILDS}",
-        )
-    return broken(
-        "devices",
-        f"torch {torch.__version__}, built for CUDA {torch.version.cuda}, cannot use the GPU with "
-        f"driver {gpus[0].driver}: {_why_not()}{listed}",
-        f"update the driver, or install a build of torch for an older CUDA: {_BUILDS}",
-    )
+    cores = len(os.sched_getaffinity(0))
+    return absent("devices", f"{reason}: runs compute on the CPU, which has {cores} cores")
 
 
 def check_backend(settings: Settings) -> Finding:
@@ -154,48 +140,3 @@ def _gpus_or_none() -> list[_Gpu]:
         return _list_gpus()
     except (OSError, VirnucproError, subprocess.TimeoutExpired):
         return []
-
-
-def _torch_devices() -> str:
-    """List the GPUs as torch tells of them, a line each."""
-    import torch
-
-    lines = []
-    for index in range(torch.cuda.device_count()):
-        facts = torch.cuda.get_device_properties(index)
-        gpu = _Gpu(
-            facts.name, f"{facts.major}.{facts.minor}", f"{facts.total_memory >> 20} MiB", ""
-        )
-        lines.append(f"\n{gpu}")
-    return "".join(lines)
-
-
-def _try_device(text: str) -> Finding:
-    """Compute something on the device that was claimed."""
-    import torch
-
-    try:
-        total = float(torch.ones(1000, device="cuda").sum())
-    except (RuntimeError, AssertionError) as error:  # the latter of a build without CUDA
-        return broken(
-            "devices",
-            f"{text}\nthe GPU cannot compute: {str(error).splitlines()[0]}",
-            "install a build of torch that knows this GPU, free its memory, or look at `dmesg` and "
-            f"`nvidia-smi -q` for its faults; {_BUILDS}",
-        )
-    if total != 1000:
-        return broken(
-            "devices", f"{text}\n1,000 ones add up to {total:,.0f} on the GPU", "replace this GPU"
-        )
-    return ok("devices", text)
-
-
-def _why_not() -> str:
-    """Return what torch says where it cannot use CUDA."""
-    import torch
-
-    try:
-        torch.cuda.init()  # type: ignore[no-untyped-call]
-    except (RuntimeError, AssertionError) as error:
-        return str(error).splitlines()[0]
-    return "it gives no reason"

@@ -13,6 +13,7 @@ from virnucpro.doctor import compute, hardware, places, software
 from virnucpro.doctor.checks import CHECKS, describe, run_checks
 from virnucpro.doctor.finding import Settings, ok
 from virnucpro.embed.device_lock import LOCK_DIR
+from virnucpro.model import devices
 from virnucpro.model.attention import SequenceAttention
 from virnucpro.model.weights import fetch_model
 from virnucpro.report import rates
@@ -79,6 +80,16 @@ def test_node_without_a_gpu_of_its_own_is_warned_of(settings, program):
     assert hardware.check_driver(settings).status == "warning"
 
 
+# What nvidia-smi says to each who asks.
+ANSWERS = f"""
+case "$1" in
+  -L) echo 'GPU 0: NVIDIA L4 (UUID: GPU-1)' ;;
+  --query-gpu=driver_version) echo 570.86.15 ;;
+  *) echo '{CARD}' ;;
+esac
+"""
+
+
 def no_cuda(monkeypatch, built_for):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", built_for)
@@ -86,9 +97,9 @@ def no_cuda(monkeypatch, built_for):
 
 def test_gpu_that_a_build_without_cuda_cannot_use_is_broken(settings, program, monkeypatch):
     no_cuda(monkeypatch, None)
-    program("nvidia-smi", f"echo '{CARD}'")
-    finding = hardware.check_devices(settings)
-    assert_broken(finding, "built without CUDA", "CUDA build of torch")
+    program("nvidia-smi", ANSWERS)
+    finding = hardware.check_devices(replace(settings, device="auto"))
+    assert_broken(finding, "built for CPUs alone", "--index-url")
     assert "NVIDIA L4, compute capability 8.9, 23034 MiB" in finding.text
 
 
@@ -98,38 +109,41 @@ def test_gpu_that_the_driver_is_too_old_for_is_broken(settings, program, monkeyp
 
     no_cuda(monkeypatch, "99.0")
     monkeypatch.setattr(torch.cuda, "init", init)
-    program("nvidia-smi", f"echo '{CARD}'")
-    finding = hardware.check_devices(settings)
-    assert_broken(
-        finding, "driver 570.86.15: The NVIDIA driver on your system is too old", "update"
-    )
+    program("nvidia-smi", ANSWERS)
+    finding = hardware.check_devices(replace(settings, device="auto"))
+    assert_broken(finding, "The NVIDIA driver on your system is too old", "cu126")
+    assert "driver 570.86.15" in finding.text
 
 
 def test_hidden_gpu_is_warned_of(settings, program, monkeypatch):
     no_cuda(monkeypatch, "13.0")
-    program("nvidia-smi", f"echo '{CARD}'")
-    finding = hardware.check_devices(replace(settings, visible=""))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    program("nvidia-smi", ANSWERS)
+    finding = hardware.check_devices(replace(settings, device="auto", visible=""))
     assert (finding.status, "CUDA_VISIBLE_DEVICES is ''" in finding.text) == ("warning", True)
 
 
 def test_gpu_that_cannot_compute_is_broken(settings, program, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    ones = torch.ones
-    program("nvidia-smi", f"echo '{CARD}'")
-
-    def no_image(*_arguments, **_options):
+    def no_image(_device):
         raise RuntimeError("CUDA error: no kernel image is available\nmore")
 
-    monkeypatch.setattr(torch, "ones", no_image)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _index: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (8, 9))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "NVIDIA L4")
+    monkeypatch.setattr(devices, "_run_a_kernel", no_image)
+    program("nvidia-smi", ANSWERS)
     assert_broken(
-        hardware.check_devices(settings), "no kernel image is available", "knows this GPU"
+        hardware.check_devices(replace(settings, device="auto")),
+        "no kernel image is available",
+        "install torch",
     )
-    monkeypatch.setattr(torch, "ones", lambda count, device: ones(count) / 2)
-    assert_broken(hardware.check_devices(settings), "add up to 500", "replace")
-    monkeypatch.setattr(torch, "ones", lambda count, device: ones(count))
-    finding = hardware.check_devices(settings)
-    assert (finding.status, "NVIDIA L4" in finding.text) == ("ok", True)
+    monkeypatch.setattr(devices, "_run_a_kernel", lambda _device: None)
+    finding = hardware.check_devices(replace(settings, device="auto"))
+    assert (finding.status, finding.text.splitlines()[0]) == (
+        "ok",
+        "NVIDIA L4 (CUDA is available)",
+    )
 
 
 def test_machine_without_a_gpu_computes_on_its_cores(settings, program, monkeypatch):
@@ -169,9 +183,9 @@ def test_packed_model_agrees_with_one_sequence_at_a_time(settings):
 def test_attention_across_sequences_is_found_broken(settings, monkeypatch):
     prepare = SequenceAttention.prepare
 
-    def without_bounds(self, positions, cu_seqlens, max_seqlen, rotary, heads):
-        ends = cu_seqlens[[0, -1]]
-        return prepare(self, positions, ends, int(ends[1]), rotary, heads)
+    def without_bounds(self, sequences):
+        ends = sequences.cu_seqlens[[0, -1]]
+        return prepare(self, replace(sequences, cu_seqlens=ends))
 
     monkeypatch.setattr(SequenceAttention, "prepare", without_bounds)
     assert_broken(compute.check_kernels(settings), "packed against alone", "do not embed here")
