@@ -77,12 +77,12 @@ def test_the_damaged_line_is_named(shard):
     assert "not the hash" in refusal(shard).message
 
 
-@pytest.mark.parametrize("order", [[1, 0], [0, 0]], ids=["falling", "twice"])
+@pytest.mark.parametrize("order", [[1, 0], [0, 0]], ids=["decreasing", "twice"])
 def test_sequences_out_of_order_are_refused(shard, order):
     parts = shard.read_bytes().split(b">")[1:]
     shard.write_bytes(b"".join(b">" + parts[number] for number in order))
     assert refusal(shard).line == 3
-    assert "rising" in refusal(shard).message
+    assert "increasing" in refusal(shard).message
 
 
 def test_a_missing_shard_is_named(tmp_path):
