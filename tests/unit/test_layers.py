@@ -17,6 +17,7 @@ SHARED = {
     "temporary": set(),
     "files": {"errors", "temporary"},
     "formats": {"errors", "files"},
+    "quarantine": set(),
     "progress": set(),
     "log": {"errors"},
 }

@@ -22,6 +22,7 @@ from virnucpro.embed.graph import StepGraph
 from virnucpro.embed.readout import Readout, StepValues
 from virnucpro.embed.step import Step, StepShape
 from virnucpro.model.esm2 import PackedESM2
+from virnucpro.quarantine import Reason
 
 __all__ = ["Engine", "Failure", "StepResult"]
 
@@ -33,7 +34,7 @@ class Failure:
     """A sequence without an embedding: its place in the batch, the reason and what was seen."""
 
     index: int
-    reason: str
+    reason: Reason
     detail: str
 
 
@@ -219,7 +220,7 @@ class Engine:
         torch.cuda.empty_cache()
         longest = int(batch.lengths.max())
         if shape.tokens == longest:  # nothing else is in the step
-            result.failures.append(Failure(int(rows[0]), "out_of_memory", launched))
+            result.failures.append(Failure(int(rows[0]), Reason.OUT_OF_MEMORY, launched))
             logger.error("out of memory on one sequence, quarantined: %s", launched)
             return
         half = max(min(shape.tokens // 2, self._fits or shape.tokens), longest)
@@ -258,12 +259,14 @@ class Engine:
     def _why_not_finite(self, row: int, result: StepResult, exact: StepValues | None) -> Failure:
         """Say what is wrong with a row; `exact` is what float32 gave, where it was computed."""
         if self._exact is not None and exact is None:
-            return Failure(row, "not_finite", "NaN or infinity, and no memory for float32")
+            return Failure(row, Reason.NOT_FINITE, "NaN or infinity, and no memory for float32")
         residues = None if result.residues is None else result.residues[row]
         # Pooled in float16 as they are written: what overflows there is a number in the model.
         if residues is not None and np.isinf(residues).any() and not np.isnan(residues).any():
-            return Failure(row, "out_of_range", f"a residue beyond what {residues.dtype} holds")
-        return Failure(row, "not_finite", "NaN or infinity, in float32 too")
+            return Failure(
+                row, Reason.OUT_OF_RANGE, f"a residue beyond what {residues.dtype} holds"
+            )
+        return Failure(row, Reason.NOT_FINITE, "NaN or infinity, in float32 too")
 
     def _exactly(self, batch: PackedBatch) -> StepValues | None:
         """Embed one sequence in float32; None where that cannot be, or is no other model."""

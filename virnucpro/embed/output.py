@@ -25,6 +25,7 @@ from virnucpro.errors import DataError
 from virnucpro.files import publish, reserve, sha256_of, temporary_file
 from virnucpro.model.devices import peak_memory_bytes
 from virnucpro.plan.plan import Plan
+from virnucpro.quarantine import Reason
 
 __all__ = ["OutputFiles", "ShardOutput"]
 
@@ -286,7 +287,7 @@ class ShardOutput:
             outside = np.flatnonzero((np.abs(result.pooled) > largest).any(axis=(1, 2)))
         result.pooled[outside] = np.nan
         detail = f"a value does not fit into {self._embeddings.dtype}"
-        return [Failure(index, "out_of_range", detail) for index in outside.tolist()]
+        return [Failure(index, Reason.OUT_OF_RANGE, detail) for index in outside.tolist()]
 
     def _entry(self, item: int, failure: Failure) -> Quarantined:
         """Return the receipt's entry of an item without an embedding."""

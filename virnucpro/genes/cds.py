@@ -17,6 +17,7 @@ from Bio.Data.IUPACData import protein_letters_3to1_extended
 from Bio.Seq import Seq, translate
 from Bio.SeqFeature import AfterPosition, BeforePosition, SeqFeature, UnknownPosition
 
+from virnucpro.quarantine import Reason
 from virnucpro.sequences.gene import Gene
 from virnucpro.sequences.record import NO_FINDINGS, Findings, Record
 
@@ -38,7 +39,7 @@ class Contig:
 class _RefusedError(Exception):
     """Why a CDS cannot be translated: reason and detail."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
         self.reason, self.detail = reason, detail
 
@@ -123,7 +124,7 @@ def _protein(feature: SeqFeature, contig: Contig) -> tuple[str, str]:
     """
     qualifiers = feature.qualifiers
     if "pseudo" in qualifiers or "pseudogene" in qualifiers:
-        raise _RefusedError("pseudo", "the file calls it a pseudogene")
+        raise _RefusedError(Reason.PSEUDO, "the file calls it a pseudogene")
     given = "".join((qualifiers.get("translation") or [""])[0].split()).upper()
     try:
         made = _translated(feature, contig)
@@ -132,7 +133,7 @@ def _protein(feature: SeqFeature, contig: Contig) -> tuple[str, str]:
             raise
         return given, "given"
     if not given and not made[0]:
-        raise _RefusedError("empty", f"no codon but a stop at {feature.location}")
+        raise _RefusedError(Reason.EMPTY, f"no codon but a stop at {feature.location}")
     if not given:
         return made[0], "made"
     if "exception" in qualifiers or any(_agree(given, each) for each in made):
@@ -165,10 +166,10 @@ def _translated(feature: SeqFeature, contig: Contig) -> list[str]:
     table = unambiguous_dna_by_id.get(number)
     if table is None:
         name = _text(feature, "transl_table")
-        raise _RefusedError("genetic_code", f"Biopython has no translation table {name!r}")
+        raise _RefusedError(Reason.GENETIC_CODE, f"Biopython has no translation table {name!r}")
     frame = _text(feature, "codon_start") or "1"
     if frame not in ("1", "2", "3"):
-        raise _RefusedError("codon_start", f"codon_start is {frame!r}, not 1, 2 or 3")
+        raise _RefusedError(Reason.CODON_START, f"codon_start is {frame!r}, not 1, 2 or 3")
     coding = bases[int(frame) - 1 :]
     whole = _read_codons(coding + "N" * (-len(coding) % 3), table)
     if len(coding) % 3 == 0 and coding[-3:] in table.stop_codons:
@@ -193,7 +194,7 @@ def _read_codons(coding: str, table: CodonTable) -> str:
     try:
         return str(translate(coding, table=table.id))
     except TranslationError as error:
-        raise _RefusedError("invalid_letters", str(error)) from error
+        raise _RefusedError(Reason.INVALID_LETTERS, str(error)) from error
 
 
 @functools.cache
@@ -206,14 +207,16 @@ def _bases(feature: SeqFeature, contig: Contig) -> str:
     """Cut the coding nucleotides out of their contig."""
     location = feature.location
     if location is None:
-        raise _RefusedError("location", "its location cannot be read")
+        raise _RefusedError(Reason.LOCATION, "its location cannot be read")
     if any(part.ref for part in location.parts):
-        raise _RefusedError("location", f"a part of it is in another entry: {location}")
+        raise _RefusedError(Reason.LOCATION, f"a part of it is in another entry: {location}")
     if not contig.bases:
-        raise _RefusedError("no_sequence", "the entry has no nucleotides, the CDS no translation")
+        raise _RefusedError(
+            Reason.NO_SEQUENCE, "the entry has no nucleotides, the CDS no translation"
+        )
     ends = [each for part in location.parts for each in (part.start, part.end)]
     if any(isinstance(each, UnknownPosition) for each in ends) or max(ends) > len(contig.bases):
-        raise _RefusedError("location", f"{location} is not on the {len(contig.bases)} bases")
+        raise _RefusedError(Reason.LOCATION, f"{location} is not on the {len(contig.bases)} bases")
     # Damaged files have other bytes, which are no letters of a codon.
     return bytes(location.extract(contig.bases)).decode("ascii", "replace")
 

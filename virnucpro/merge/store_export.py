@@ -22,6 +22,7 @@ from virnucpro.merge.sample import MergeCounts, merge_sample
 from virnucpro.plan.build import plan_shard
 from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.plan import read_plan
+from virnucpro.quarantine import Reason
 from virnucpro.sequences.alphabet import SPECIAL_TOKENS
 from virnucpro.sequences.fasta import read_fasta
 from virnucpro.sequences.record import Record
@@ -172,7 +173,9 @@ def _receipt(
         backend=request.backend,
         tokens_per_step=request.tokens_per_step,
         quarantined=[
-            Quarantined(row, keys[row].tobytes().hex(), "not_in_store", "the store has no such row")
+            Quarantined(
+                row, keys[row].tobytes().hex(), Reason.NOT_IN_STORE, "the store has no such row"
+            )
             for row in missing
         ],
         steps=0,

@@ -9,6 +9,7 @@ from virnucpro.embed.receipt import Closeness
 from virnucpro.formats import POOLINGS
 from virnucpro.merge.ledger import QuarantineRow
 from virnucpro.plan.parameters import PlanParameters
+from virnucpro.quarantine import Reason
 from virnucpro.report.content import Ledger, RunReport, SampleSummary
 from virnucpro.report.html import Row, page, table
 
@@ -16,14 +17,6 @@ __all__ = ["ledger_page", "overview_page", "summary_page"]
 
 _LISTED = 200
 _GB = 1e9
-_REASONS = {
-    "empty": "no residues were left after normalising",
-    "invalid_letters": "too many letters are no amino acids",
-    "too_long": "longer than split.max_record_residues",
-    "not_finite": "the model gave NaN or infinity, in float32 too",
-    "out_of_range": "a value does not fit into the output's dtype",
-    "out_of_memory": "the device's memory does not hold this one sequence",
-}
 
 
 def summary_page(report: RunReport) -> str:
@@ -153,7 +146,7 @@ def _flag_rows(ledger: Ledger, limit: int) -> list[Row]:
 
 def _reason_rows(ledger: Ledger) -> list[Row]:
     return [
-        _counted(reason, count, ledger, _REASONS.get(reason, ""))
+        _counted(reason, count, ledger, Reason(reason).sentence)
         for reason, count in ledger.quarantined_by_reason.items()
     ]
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from virnucpro.quarantine import Reason
 from virnucpro.sequences.alphabet import (
     CHANGES,
     KNOWN,
@@ -209,7 +210,7 @@ class Intake:
 
 def quarantine_reason(
     record: Record, result: Normalised, parameters: SplitParameters
-) -> tuple[str, str]:
+) -> tuple[Reason | None, str]:
     """Say why a record is quarantined.
 
     Args:
@@ -218,29 +219,29 @@ def quarantine_reason(
         parameters: what it must keep.
 
     Returns:
-        Reason and detail; both empty for a record that is accepted.
+        Reason and detail; None and nothing for a record that is accepted.
     """
     length = len(result.residues)
     if record.findings.reason:
         return record.findings.reason, record.findings.detail
     if is_its_id(record):
-        return "id_as_sequence", "the id stands in place of the residues"
+        return Reason.ID_AS_SEQUENCE, "the id stands in place of the residues"
     if record.findings.text_line:
-        return "text", _what_text(record)
+        return Reason.TEXT, _what_text(record)
     if is_three_letter_code(record.residues):
-        return "text", f"three-letter code: {record.residues[:SHOWN].decode()}"
+        return Reason.TEXT, f"three-letter code: {record.residues[:SHOWN].decode()}"
     if record.findings.excess:
         limit = parameters.max_record_residues
-        return "too_long", f"{record.length} letters, more than max_record_residues ({limit})"
+        return Reason.TOO_LONG, f"{record.length} letters, more than max_record_residues ({limit})"
     if not length:
-        return "empty", _why_empty(record)
+        return Reason.EMPTY, _why_empty(record)
     if parameters.input_type != "any" and are_nucleotides(record.residues):
-        return "nucleotides", "A, C, G, T, U or N are 95% of the letters, or more"
+        return Reason.NUCLEOTIDES, "A, C, G, T, U or N are 95% of the letters, or more"
     if result.replaced > parameters.max_invalid_fraction * length:
-        return "invalid_letters", f"{result.replaced} of {length} letters are no amino acids"
+        return Reason.INVALID_LETTERS, f"{result.replaced} of {length} letters are no amino acids"
     if (unknown := count_unknown(result.residues)) > parameters.max_unknown_fraction * length:
-        return "unknown_residues", f"{unknown} of {length} residues are X, B, Z, J or replaced"
-    return "", ""
+        return Reason.UNKNOWN_RESIDUES, f"{unknown} of {length} residues are X, B, Z, J or replaced"
+    return None, ""
 
 
 def is_its_id(record: Record) -> bool:

@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 from virnucpro.errors import InputError
+from virnucpro.quarantine import Reason
 from virnucpro.sequences.body import SPACE, Layout, is_header, read_line
 from virnucpro.sequences.gene import Gene
 
@@ -47,7 +48,7 @@ class Findings(NamedTuple):
     text_line: int = 0
     text: str = ""
     is_chains: bool = False
-    reason: str = ""
+    reason: Reason | None = None
     detail: str = ""
 
 

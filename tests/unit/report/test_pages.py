@@ -6,6 +6,7 @@ import pytest
 from tests.unit.report.test_run import report_of
 from tests.unit.samples import Sample
 from virnucpro.merge.ledger import QuarantineRow
+from virnucpro.quarantine import Reason
 from virnucpro.report.content import RunReport
 from virnucpro.report.pages import ledger_page, overview_page, summary_page
 
@@ -86,6 +87,15 @@ def test_ledger_adds_up_to_the_records_that_were_read(report: RunReport) -> None
     ledger = report.ledger
     assert found.row("Truncated")[1] == str(ledger.truncated)
     assert f"{ledger.residues_left_out:,} residues beyond 20" in found.row("Truncated")[3]
+
+
+def test_every_reason_for_quarantine_is_explained(report: RunReport) -> None:
+    counts = {str(reason): 1 for reason in Reason}
+    report = replace(report, ledger=replace(report.ledger, quarantined_by_reason=counts))
+    found = Tables(ledger_page(report, []))
+    notes = [found.row(reason)[3] for reason in counts]
+    assert all(notes)
+    assert len(set(notes)) == len(counts)
 
 
 def test_text_of_the_input_is_never_read_as_html(report: RunReport) -> None:
