@@ -6,12 +6,9 @@ from typing import Any
 
 from virnucpro.model.config import KNOWN_MODELS, ModelConfig
 from virnucpro.model.demo import DemoSource
-from virnucpro.model.named import ADDRESS, find_local
+from virnucpro.model.named import ADDRESS, LICENCE, download_bytes, find_local
 
 __all__ = ["list_models"]
-
-# The published files of these hold float16, those of the smaller models float32.
-_PUBLISHED_IN_FLOAT16 = ("esm2_t36_3B_UR50D", "esm2_t48_15B_UR50D")
 
 
 def list_models() -> list[dict[str, Any]]:
@@ -35,13 +32,9 @@ def _describe(config: ModelConfig) -> dict[str, Any]:
         "layers": config.layers,
         "dimension": config.dim,
         "parameters": parameters,
-        "download_bytes": 0 if demo else parameters * _published_bytes(config.name),
+        "download_bytes": 0 if demo else download_bytes(config),
         "memory_bytes": {"float16": 2 * parameters, "float32": 4 * parameters},
-        "licence": "MIT",
+        "licence": LICENCE,
         "address": None if demo else ADDRESS.format(name=config.name),
         "found": "built in, random weights" if demo else str(found.files[0]) if found else None,
     }
-
-
-def _published_bytes(name: str) -> int:
-    return 2 if name in _PUBLISHED_IN_FLOAT16 else 4

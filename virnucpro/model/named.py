@@ -16,16 +16,22 @@ import torch
 from torch import Tensor
 
 from virnucpro.errors import DataError, InputError
-from virnucpro.model.config import ModelConfig
+from virnucpro.model.config import KNOWN_MODELS, ModelConfig
 from virnucpro.model.download import download
 from virnucpro.model.huggingface import HuggingFaceSource
 from virnucpro.model.published import PublishedSource, read_published
 
-__all__ = ["ADDRESS", "NamedSource", "find_local"]
+__all__ = ["ADDRESS", "LICENCE", "NamedSource", "download_bytes", "find_local"]
 
 logger = logging.getLogger(__name__)
 
 ADDRESS = "https://dl.fbaipublicfiles.com/fair-esm/models/{name}.pt"
+LICENCE = "MIT"
+
+# The published files of these hold float16, those of the smaller models float32.
+_PUBLISHED_IN_FLOAT16 = ("esm2_t36_3B_UR50D", "esm2_t48_15B_UR50D")
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+_YES = ("1", "ON", "YES", "TRUE")
 
 
 class NamedSource:
@@ -54,7 +60,7 @@ class NamedSource:
         """Read the weights, downloading them if they are not on this machine.
 
         Raises:
-            DataError: the download failed; the text says what to put where by hand.
+            DataError: the download failed or is forbidden; the text says what to put where by hand.
             InputError: the file that is there is damaged or something else.
         """
         if self._found is None:
@@ -112,10 +118,27 @@ def _snapshots(name: str) -> Iterator[Path]:
         yield from sorted(snapshots, key=lambda snapshot: snapshot.name != first)
 
 
+def download_bytes(config: ModelConfig) -> int:
+    """Estimate the size of a published file from its parameters."""
+    return config.parameters(lm_head=True) * (2 if config.name in _PUBLISHED_IN_FLOAT16 else 4)
+
+
+def _forbidden() -> str | None:
+    """Return the switch that forbids downloads, read as the package huggingface_hub does."""
+    return next((name for name in _OFFLINE if os.environ.get(name, "").upper() in _YES), None)
+
+
 def _download(name: str, target: Path) -> None:
     """Download a published file; one that cannot be read never gets its name."""
     address = ADDRESS.format(name=name)
-    logger.info("%s: downloading %s to %s", name, address, target)
+    if switch := _forbidden():
+        raise DataError(
+            f"{name} is not on this machine, and {switch} is set: nothing is downloaded",
+            hint=_by_hand(name, address, target),
+        )
+    size = download_bytes(KNOWN_MODELS[name]) / 1e9
+    facts = f"about {size:.2f} GB, {LICENCE} licence"
+    logger.info("%s: downloading %s (%s) to %s", name, address, facts, target)
 
     def check(path: Path) -> None:
         read_published(path, name)

@@ -526,6 +526,8 @@ def network(monkeypatch):
 
     network = Network()
     monkeypatch.setattr(named, "download", network.download)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
     return network
 
 
@@ -550,6 +552,40 @@ def test_download_goes_where_fair_esm_keeps_its_own(network, published_8m, tmp_p
     shutil.copy(published_8m, target)
     assert find_source(NAME).read()[0] == KNOWN_MODELS[NAME]
     assert network.asked == []
+
+
+def test_size_and_licence_are_told_before_a_download(network, published_8m, tmp_path, caplog):
+    def answer(target):
+        network.told = list(caplog.messages)
+        shutil.copy(published_8m, target)
+
+    network.answer = answer
+    with caplog.at_level("INFO"):
+        find_source(NAME, tmp_path).read()
+    assert "about 0.03 GB, MIT licence" in network.told[-1]
+    assert URL in network.told[-1]
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+@pytest.mark.parametrize("value", ["1", "true", "Yes", "on"])
+def test_a_switch_for_offline_use_forbids_downloads(
+    network, published_8m, tmp_path, monkeypatch, variable, value
+):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(DataError, match=f"{variable} is set") as caught:
+        find_source(NAME, tmp_path).read()
+    assert str(tmp_path / f"{NAME}.pt") in str(caught.value)
+    assert network.asked == []
+    shutil.copy(published_8m, tmp_path)
+    assert find_source(NAME, tmp_path).read()[0] == KNOWN_MODELS[NAME]
+
+
+@pytest.mark.parametrize("value", ["0", "", "false"])
+def test_a_switch_that_is_off_forbids_nothing(network, published_8m, tmp_path, monkeypatch, value):
+    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    network.answer = lambda target: shutil.copy(published_8m, target)
+    find_source(NAME, tmp_path).read()
+    assert network.asked == [URL]
 
 
 @pytest.mark.fault(44)
