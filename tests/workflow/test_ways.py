@@ -11,7 +11,6 @@ import shutil
 import site
 import subprocess
 import sys
-import tarfile
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,9 +59,10 @@ def built(tmp_path_factory) -> Path:
     build = [sys.executable, "-m", "hatchling", "build", "-d", str(folder)]
     subprocess.check_call([*build, "-t", "sdist"], cwd=ROOT, stdout=subprocess.DEVNULL)
     (sdist,) = folder.glob("*.tar.gz")
-    with tarfile.open(sdist) as archive:
-        archive.extractall(folder / "unpacked", filter="data")
-    (source,) = (folder / "unpacked").iterdir()
+    unpacked = folder / "unpacked"
+    unpacked.mkdir()
+    subprocess.check_call(["tar", "-xf", str(sdist), "-C", str(unpacked)])
+    (source,) = unpacked.iterdir()
     subprocess.check_call([*build, "-t", "wheel"], cwd=source, stdout=subprocess.DEVNULL)
     return folder
 
