@@ -21,7 +21,7 @@ FORMATS = {
     "budget": 2,
     "embed": 3,
     "merge": 3,
-    "report": 4,
+    "report": 5,
 }
 
 # The version of the package that these rules call.
