@@ -169,10 +169,10 @@ def embed(folder: Path, options: argparse.Namespace) -> Timed:
         *("embed", only_shard(folder), "--plan", folder / "plan.parquet"),
         *("--weights", folder / "model.safetensors", "--model-receipt", folder / "model.json"),
         *("--budget", folder / "budget.json", "--embeddings", folder / "embeddings.npy"),
-        *("--receipt", folder / "embeddings.json", "--trace", folder / "trace.tsv"),
+        *("--receipt", folder / "embeddings.json", "--step-log", folder / "steps.tsv"),
         *("--device", options.device, "--dtype", options.dtype),
     ]
-    for name in ("embeddings.npy", "embeddings.json", "trace.tsv"):
+    for name in ("embeddings.npy", "embeddings.json", "steps.tsv"):
         (folder / name).unlink(missing_ok=True)
     return virnucpro_command(command)
 
@@ -182,9 +182,9 @@ def virnucpro_command(command: Sequence[object]) -> Timed:
     return Timed(["-m", "virnucpro", *map(str, command)])
 
 
-def steps_of(trace: Path) -> tuple[np.ndarray, np.ndarray]:
+def steps_of(step_log: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read the seconds and the tokens of the steps."""
-    with trace.open(newline="") as handle:
+    with step_log.open(newline="") as handle:
         rows = list(csv.DictReader(handle, delimiter="\t"))
     seconds = np.array([float(row["seconds"]) for row in rows])
     return seconds, np.array([int(row["tokens"]) for row in rows])
@@ -206,7 +206,7 @@ def least_cosine(folder: Path, sequences: Sequence[str]) -> float:
 
 def report_ours(folder: Path, run: Timed, tokens: int) -> dict[str, float | None]:
     """Print the parts of our command; give what goes into the table."""
-    seconds, counts = steps_of(folder / "trace.tsv")
+    seconds, counts = steps_of(folder / "steps.tsv")
     begin = run.when(STEPS_BEGIN)
     typical = float(np.median(seconds[1:])) if len(seconds) > 1 else 0.0
     print(f"\n`virnucpro embed`, {len(seconds)} steps, seconds from the start of the process:\n")

@@ -37,7 +37,7 @@ def embed(folder: Path, weights: Path, options: argparse.Namespace, store: Path 
         *("embed", only_shard(folder), "--plan", folder / "plan.parquet"),
         *("--weights", weights / "model.safetensors", "--model-receipt", weights / "model.json"),
         *("--budget", weights / "budget.json", "--embeddings", stem.with_suffix(".npy")),
-        *("--receipt", stem.with_suffix(".json"), "--trace", stem.with_suffix(".trace.tsv")),
+        *("--receipt", stem.with_suffix(".json"), "--step-log", stem.with_suffix(".steps.tsv")),
         *("--device", options.device, "--store", store or ""),
     ]
     return virnucpro_command(command)

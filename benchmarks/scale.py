@@ -34,7 +34,7 @@ import numpy as np
 
 from virnucpro import __version__
 from virnucpro.files import read_json, sha256_of, write_json
-from virnucpro.formats import EMBED_FORMAT, TRACE_COLUMNS
+from virnucpro.formats import EMBED_FORMAT, STEP_LOG_COLUMNS
 from virnucpro.plan.build import plan_shard
 from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.plan import read_plan
@@ -143,7 +143,7 @@ def plan_one(shard: Path) -> None:
 
 
 def simulate(folder: Path, dim: int) -> None:
-    """Stand in for the model: arrays of the right shape, receipts and traces, for every shard."""
+    """Stand in for the model: every shard's array of the right shape, receipt and step log."""
     target = folder / "embeddings"
     target.mkdir()
     for path in sorted((folder / "plan").glob("*.parquet")):
@@ -151,7 +151,7 @@ def simulate(folder: Path, dim: int) -> None:
 
 
 def simulate_shard(path: Path, target: Path, dim: int) -> None:
-    """Write array, receipt and trace of a plan's shard into a folder."""
+    """Write array, receipt and step log of a plan's shard into a folder."""
     noise = np.random.default_rng(0).standard_normal((4096, 1, dim)).astype(np.float16)
     plan = read_plan(path)
     sequences = int(plan.row.max()) + 1
@@ -162,7 +162,7 @@ def simulate_shard(path: Path, target: Path, dim: int) -> None:
         part[:] = noise[: len(part)]
     array.flush()
     del array
-    (target / f"{path.stem}.trace.tsv").write_text("\t".join(TRACE_COLUMNS) + "\n")
+    (target / f"{path.stem}.steps.tsv").write_text("\t".join(STEP_LOG_COLUMNS) + "\n")
     write_json(
         target / f"{path.stem}.json",
         {

@@ -10,7 +10,7 @@ and the reports. ``--gpus 1 2 4`` asks for more jobs at a time than a machine of
 devices: two of them then wait for a lock. With ``--at-once`` each run sees devices of its own.
 
 A GPU's busy share is the mean of what nvidia-smi says every half second, from the start of the
-first embed job to the end of the last; beside it stand the seconds of its steps, from the traces.
+first embed job to the end of the last; beside it stand the seconds of its steps.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def run(
         claimed = CLAIMED.search(log)
         (measured,) = rows(workdir / "benchmarks" / "results" / "embed" / sample / f"{shard}.tsv")
         end = receipt.stat().st_mtime
-        steps = sum(float(row["seconds"]) for row in rows(receipt.with_suffix(".trace.tsv")))
+        steps = sum(float(row["seconds"]) for row in rows(receipt.with_suffix(".steps.tsv")))
         gpu = claimed[1] if claimed else "no GPU"
         jobs.append(Job(gpu, end - float(measured["s"]), end, steps))
     return Outcome(gpus, seconds, jobs, sampled)

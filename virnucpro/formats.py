@@ -30,13 +30,13 @@ __all__ = [
     "PSEUDO_PERPLEXITIES",
     "REPORT_FORMAT",
     "SPLIT_FORMAT",
+    "STEP_LOG_COLUMNS",
     "STORE_FORMAT",
-    "TRACE_COLUMNS",
     "check_format",
     "extra_path",
     "parse",
     "read_as",
-    "trace_checksum",
+    "step_log_checksum",
 ]
 
 T = TypeVar("T")
@@ -76,8 +76,8 @@ LIMITED_IDS: dict[str, Callable[[str], bool]] = {
 }
 """The exports that not every id can have, and whether one can: HDF5 takes a "/" for a path."""
 
-TRACE_COLUMNS = ("step", "items", "tokens", "seconds", "peak_memory_bytes", "note", "crc32")
-"""Columns of a trace; the last is the CRC-32 of the line up to it, see `trace_checksum`."""
+STEP_LOG_COLUMNS = ("step", "items", "tokens", "seconds", "peak_memory_bytes", "note", "crc32")
+"""Columns of a step log; the last is the CRC-32 of the line up to it, see `step_log_checksum`."""
 
 
 def check_format(what: str, found: object, expected: int, *, path: object = None) -> None:
@@ -105,8 +105,8 @@ def extra_path(embeddings: Path, name: str) -> Path:
     return embeddings.with_suffix(f".{name}.npy")
 
 
-def trace_checksum(line: str) -> str:
-    """Return the last cell of a trace's line, from the others joined by tabs."""
+def step_log_checksum(line: str) -> str:
+    """Return the last cell of a step log's line, from the others joined by tabs."""
     return f"{zlib.crc32(line.encode()):08x}"
 
 

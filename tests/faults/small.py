@@ -30,7 +30,7 @@ from virnucpro.report import figures
 from virnucpro.report import run as run_module
 from virnucpro.report.plans import plans_report
 from virnucpro.report.run import run_report
-from virnucpro.report.traces import Trace, summarise_traces
+from virnucpro.report.step_logs import StepLog, summarise_step_logs
 from virnucpro.sequences.manifest import SplitParameters
 from virnucpro.sequences.split import split
 
@@ -43,7 +43,7 @@ class Small:
     Args:
         folder: where everything is written.
         inputs: where FASTA file and model are, whose paths go into some outputs.
-        rich: whether everything that can be is kept: windows, residues, scores. No pieces then.
+        rich: whether all is kept that can be: windows, residues, scores; without checkpoints.
     """
 
     def __init__(self, folder: Path, inputs: Path, *, rich: bool = False) -> None:
@@ -142,14 +142,14 @@ class Small:
             budget=self.inputs / "imaginary_budget.json",
             embeddings=self.embeddings / f"{name}.npy",
             receipt=self.embeddings / f"{name}.json",
-            trace=self.embeddings / f"{name}.trace.tsv",
+            step_log=self.embeddings / f"{name}.steps.tsv",
         )
 
     def contents(self) -> dict[str, bytes]:
-        """Give every file by its place; traces and rates, which hold times, without content."""
+        """Give every file by its place; step logs and rates, which hold times, without content."""
         return {
             path.relative_to(self.folder).as_posix(): b""
-            if path.name.endswith("trace.tsv")
+            if path.name.endswith("steps.tsv")
             else path.read_bytes()
             for path in sorted(self.folder.rglob("*"))
             if path.is_file()
@@ -170,18 +170,18 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(figures, name, functools.partial(_draw, name))
     monkeypatch.setattr(figures, "throughput", functools.partial(_draw, "throughput"))
 
-    def timeless(traces: Sequence[Trace], tokens_per_step: Sequence[int]) -> Any:
+    def timeless(step_logs: Sequence[StepLog], tokens_per_step: Sequence[int]) -> Any:
         still = [  # no two runs share their seconds
             dataclasses.replace(
-                trace,
-                seconds=np.ones_like(trace.seconds),
-                peak_memory_bytes=np.zeros_like(trace.peak_memory_bytes),
+                step_log,
+                seconds=np.ones_like(step_log.seconds),
+                peak_memory_bytes=np.zeros_like(step_log.peak_memory_bytes),
             )
-            for trace in traces
+            for step_log in step_logs
         ]
-        return summarise_traces(still, tokens_per_step)
+        return summarise_step_logs(still, tokens_per_step)
 
-    monkeypatch.setattr(run_module, "summarise_traces", timeless)
+    monkeypatch.setattr(run_module, "summarise_step_logs", timeless)
 
 
 def _draw(name: str, *arguments: object) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.injector import new_process
 from tests.faults.small import STEPS, Small, stand_ins
-from virnucpro.embed import pieces
+from virnucpro.embed import checkpoints
 from virnucpro.errors import VirnucproError
 
 # For each kind of file: which it is, and the step that was the last before it was damaged.
@@ -30,7 +30,7 @@ KINDS = {
     "residues": ("embeddings/00001-*.residues.npy", "embed"),
     "scores": ("embeddings/00000-*.pseudo_perplexity.npy", "embed"),
     "embeddings' receipt": ("embeddings/00000-????????????.json", "embed"),
-    "trace": ("embeddings/00000-*.trace.tsv", "embed"),
+    "step_log": ("embeddings/00000-*.steps.tsv", "embed"),
 }
 RESULTS = (
     *("embeddings.h5ad", "residues.h5", "quarantine.tsv"),
@@ -59,7 +59,7 @@ def calm(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     stand_ins(monkeypatch)
-    monkeypatch.setattr(pieces, "_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "_SECONDS", 0.0)
 
 
 def damage(path, seed):

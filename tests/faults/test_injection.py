@@ -8,7 +8,7 @@ import pytest
 from tests.faults.injector import Injector, Killed, new_process
 from tests.faults.small import STEPS, Small, stand_ins
 from virnucpro import files
-from virnucpro.embed import pieces
+from virnucpro.embed import checkpoints
 from virnucpro.errors import VirnucproError
 
 # An errno, None for a kill or the exception of a signal; and of how many calls one fails.
@@ -19,15 +19,15 @@ FAULTS = [
     pytest.param(errno.ENOSPC, 1, id="no space, every call", marks=pytest.mark.long),
     pytest.param(errno.EIO, 1, id="failing disk", marks=pytest.mark.long),
 ]
-TEMPORARY = (".tmp", ".partial", ".piece")
+TEMPORARY = (".tmp", ".partial", ".checkpoint")
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    """The stand-ins, and three pieces a shard."""
+    """The stand-ins, and three checkpoints a shard."""
     stand_ins(monkeypatch)
-    monkeypatch.setattr(pieces, "_SHARE", 0.4)
-    monkeypatch.setattr(pieces, "_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "_SHARE", 0.4)
+    monkeypatch.setattr(checkpoints, "_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -87,11 +87,11 @@ def test_after_any_failing_call_the_step_comes_to_the_same_bytes(
         found = {name: content for name, content in small.contents().items() if name in expected}
         assert found == {name: expected[name] for name in found}, f"call {at}: half a file"
         if fault is None:
-            # on a busy machine a shard gets fewer pieces, and the call is not reached
+            # on a busy machine a shard gets fewer checkpoints, and the call is not reached
             assert isinstance(error, Killed) or injector.calls <= at, at
         elif isinstance(fault, SystemExit):
-            assert error is fault or step == "embed"  # where a thread writes the pieces
-            assert [path for path in strays(small) if "pieces" not in str(path)] == []
+            assert error is fault or step == "embed"  # where a thread writes the checkpoints
+            assert [path for path in strays(small) if "checkpoints" not in str(path)] == []
         elif error is not None:
             assert str(small.folder) in str(error), f"call {at} names no path: {error}"
         new_process()

@@ -93,8 +93,8 @@ def test_rows_lost_or_doubled_while_merging_are_named_by_id(sample, monkeypatch,
     """The ledger reads the file that was written, whatever the code that wrote it believes."""
     honest = rows_module._obs_block
 
-    def forgetful(block, places, numbers):
-        obs, chosen = honest(block, places, numbers)
+    def forgetful(block, index, numbers):
+        obs, chosen = honest(block, index, numbers)
         obs.id[3] = obs.id[4] if fault == "more than once" else "p_unknown"
         return obs, chosen
 

@@ -112,12 +112,12 @@ def files(tmp_path_factory):
         budget=folder / "budget.json",
         embeddings=folder / "calm" / "00000.npy",
         receipt=folder / "calm" / "00000.json",
-        trace=folder / "calm" / "00000.trace.tsv",
+        step_log=folder / "calm" / "00000.steps.tsv",
     )
 
 
 def elsewhere(files, folder):
-    names = ("embeddings", "receipt", "trace")
+    names = ("embeddings", "receipt", "step_log")
     return dataclasses.replace(
         files, **{name: folder / getattr(files, name).name for name in names}
     )
@@ -127,16 +127,16 @@ def elsewhere(files, folder):
 DRIVER = """
 import os, pickle, signal, sys, time, torch
 from virnucpro import log
-from virnucpro.embed import pieces, shard
+from virnucpro.embed import checkpoints, shard
 from virnucpro.embed.output import ShardOutput
 log.configure()
-pieces._SECONDS = 0.0
+checkpoints._SECONDS = 0.0
 store = ShardOutput.store
 
 def fail(self, number, *arguments):
     record = store(self, number, *arguments)
     if number == 5:
-        time.sleep(0.5)  # the pieces of the steps before are written
+        time.sleep(0.5)  # the checkpoints of the steps before are written
         FAULT
     return record
 
@@ -182,8 +182,8 @@ def test_killed_shard_continues_to_the_same_bits(files, undisturbed, tmp_path, s
     assert killed.returncode == -getattr(signal, sent)  # the driver leaves SIGTERM as it is
     caplog.set_level("INFO")
     embed_shard(mine, OPTIONS)
-    assert "are in pieces of an earlier run" in caplog.text
+    assert "in checkpoints of an earlier run" in caplog.text
     assert mine.embeddings.read_bytes() == undisturbed
-    lines = mine.trace.read_text().splitlines()[1:]
+    lines = mine.step_log.read_text().splitlines()[1:]
     steps = [int(line.split("\t")[0]) for line in lines]
     assert steps == list(range(read_json(mine.receipt)["steps"]))

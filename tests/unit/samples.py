@@ -30,10 +30,10 @@ from virnucpro.sequences.manifest import (
 )
 from virnucpro.sequences.outputs import RECORDS_SCHEMA
 
-TRACE = "step\titems\ttokens\tseconds\tpeak_memory_bytes\tnote\tcrc32\n"
+STEP_LOG = "step\titems\ttokens\tseconds\tpeak_memory_bytes\tnote\tcrc32\n"
 
 
-def trace_line(*cells: object) -> str:
+def step_log_line(*cells: object) -> str:
     """A step's line with its checksum."""
     line = "\t".join(map(str, cells))
     return f"{line}\t{zlib.crc32(line.encode()):08x}\n"
@@ -187,11 +187,11 @@ class Sample:
                 key = sequence_key(residues).hex()
                 quarantined.append({"row": row, "key": key, "reason": reason, "detail": detail})
         plan = read_plan(self.plans_dir / f"{name}.parquet")
-        trace = "".join(
-            trace_line(step, len(members), 50 - step, f"0.{step + 5}", 1000 + step, "")
+        step_log = "".join(
+            step_log_line(step, len(members), 50 - step, f"0.{step + 5}", 1000 + step, "")
             for step in range(plan.batches)
         )
-        (self.embeddings_dir / f"{name}.trace.tsv").write_text(TRACE + trace)
+        (self.embeddings_dir / f"{name}.steps.tsv").write_text(STEP_LOG + step_log)
         self.write_array(name, array)
         values = {
             "residues": [self.residues(residues) for residues in members],

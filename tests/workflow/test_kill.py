@@ -97,15 +97,15 @@ def kill(processes: list[int]) -> None:
 
 
 def done_shards(workdir: Path) -> dict[Path, bytes]:
-    """Give the traces of the shards that were done some time ago."""
+    """Give the step logs of the shards that were done some time ago."""
     receipts = (workdir / "results" / "killed" / "embeddings").glob("*/[0-9]*.json")
     old = [path for path in receipts if time.time() - path.stat().st_mtime > NOTED_SECONDS]
-    traces = [path.with_name(f"{path.stem}.trace.tsv") for path in old]
-    return {path: path.read_bytes() for path in traces if path.exists()}
+    step_logs = [path.with_name(f"{path.stem}.steps.tsv") for path in old]
+    return {path: path.read_bytes() for path in step_logs if path.exists()}
 
 
 def torment(workdir: Path, seed: int) -> dict[Path, bytes]:
-    """Kill at random moments; gives the traces of shards that were done before some kill."""
+    """Kill at random moments; gives the step logs of shards that were done before some kill."""
     rng = random.Random(seed)
     done: dict[Path, bytes] = {}
     running = None
@@ -134,8 +134,10 @@ def check(workdir: Path, undisturbed: Path, seed: int) -> None:
     for name in ("embeddings.h5ad", "quarantine.tsv"):
         mine, calm = (folder / "results" / "killed" / name for folder in (workdir, undisturbed))
         assert mine.read_bytes() == calm.read_bytes(), name
-    for trace, content in done.items():
-        assert trace.read_bytes() == content, f"{trace.name}: a finished shard was computed again"
+    for step_log, content in done.items():
+        assert step_log.read_bytes() == content, (
+            f"{step_log.name}: a finished shard was computed again"
+        )
     hidden = (workdir / "results" / "killed").rglob(".*")
     assert {path.name for path in hidden} <= {".snakemake_timestamp"}
 

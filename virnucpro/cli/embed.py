@@ -36,7 +36,7 @@ __all__ = ["embed"]
 @click.option("--budget", required=True, type=FILE, help="Measured token budget (JSON).")
 @click.option("--embeddings", required=True, type=FILE, help="Array to write (.npy).")
 @click.option("--receipt", required=True, type=FILE, help="Receipt to write (JSON).")
-@click.option("--trace", required=True, type=FILE, help="Time and memory of each step (TSV).")
+@click.option("--step-log", required=True, type=FILE, help="Time and memory of each step (TSV).")
 @device_option
 @dtype_option
 @layers_option(help="A layer to pool: 1 is the first, -1 the last; may be given several times.")

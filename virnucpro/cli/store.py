@@ -141,9 +141,10 @@ def store_export(
     from virnucpro.store.store import Store
 
     found = read_request(store, request)
-    chosen = None if ids is None else ids.read_text().split("\n")
-    wanted = None if chosen is None else [line.strip() for line in chosen if line.strip()]
-    return export_h5ad(Store([store]), found, fasta, ids=wanted, **options)
+    chosen = None
+    if ids is not None:
+        chosen = [line.strip() for line in ids.read_text().split("\n") if line.strip()]
+    return export_h5ad(Store([store]), found, fasta, ids=chosen, **options)
 
 
 def _warn(problems: list[Problem]) -> None:

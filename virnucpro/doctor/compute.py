@@ -88,12 +88,12 @@ def check_rate(settings: Settings) -> Finding:
     return ok("rate", text)
 
 
-def _build(weights: Weights, asked: str) -> PackedESM2:
+def _build(weights: Weights, device_name: str) -> PackedESM2:
     """Make a model on its device, as a run would."""
     from virnucpro.model.devices import select_device, select_dtype
     from virnucpro.model.loading import build_model
 
-    device, _ = select_device(asked)
+    device, _ = select_device(device_name)
     dtype, _ = select_dtype("auto", device)
     return build_model(*weights, dtype=dtype, device=device)
 

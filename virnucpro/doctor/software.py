@@ -59,14 +59,14 @@ def check_torch(_settings: Settings) -> Finding:
 
 def check_snakemake(_settings: Settings) -> Finding:
     """Find the version of Snakemake that `virnucpro run` calls."""
-    wanted = ".".join(map(str, _SNAKEMAKE))
-    remedy = f"pip install 'snakemake>={wanted}'"
+    minimum = ".".join(map(str, _SNAKEMAKE))
+    remedy = f"pip install 'snakemake>={minimum}'"
     try:
         version = metadata.version("snakemake")
     except metadata.PackageNotFoundError:
         return broken("snakemake", "is not installed beside this Python", remedy)
     if _number(version) < _SNAKEMAKE:
-        return broken("snakemake", f"{version}, and the workflow needs {wanted}", remedy)
+        return broken("snakemake", f"{version}, and the workflow needs {minimum}", remedy)
     return ok("snakemake", version)
 
 

@@ -60,7 +60,7 @@ def claimed() -> Claim | None:
     return _claim
 
 
-def claim_device(asked: str, *, wait: bool = True) -> str:
+def claim_device(device: str, *, wait: bool = True) -> str:
     """Take one of the visible devices for this process alone, and hide the others from it.
 
     Has to be called before CUDA or ROCm is used: it sets the variables of `Device.alone`. Waits for
@@ -68,31 +68,31 @@ def claim_device(asked: str, *, wait: bool = True) -> str:
     one's device.
 
     Args:
-        asked: ``auto`` or ``cuda`` for any visible device, ``cuda:N`` for the N-th of them; with
+        device: ``auto`` or ``cuda`` for any visible device, ``cuda:N`` for the N-th of them; with
             ``cpu``, ``mps`` and ``xpu`` nothing happens, nor where no device is visible.
         wait: where others hold all devices in question; else that is an error.
 
     Returns:
-        The device to ask torch for: ``cuda:0`` where ``cuda:N`` was taken, else what was asked.
+        The device to ask torch for: ``cuda:0`` where ``cuda:N`` was taken, else what was given.
 
     Raises:
         VirnucproError: the lock file cannot be made or opened, or others hold all devices and
             `wait` is false.
     """
     global _claim
-    kind, _, number = asked.partition(":")
-    if asked not in ("auto", "cuda") and not (kind == "cuda" and number.isdecimal()):
-        return asked
+    kind, _, number = device.partition(":")
+    if device not in ("auto", "cuda") and not (kind == "cuda" and number.isdecimal()):
+        return device
     if _claim is None:
         devices = visible_devices()
         if number:  # beyond the visible ones: torch's own check says so
             devices = devices[int(number) : int(number) + 1]
         if not devices:
-            return asked
+            return device
         _claim = _wait_for_any(devices, wait)
         os.environ.update(_claim.device.alone)
         logger.info("GPU: %s", _claim)
-    return "cuda:0" if number else asked
+    return "cuda:0" if number else device
 
 
 def _wait_for_any(devices: Sequence[Device], wait: bool) -> Claim:

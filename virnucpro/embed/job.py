@@ -36,7 +36,7 @@ class ShardFiles:
     budget: Path
     embeddings: Path
     receipt: Path
-    trace: Path
+    step_log: Path
 
     @property
     def extras(self) -> dict[str, Path]:
@@ -76,11 +76,11 @@ class EmbedOptions:
     @property
     def extras(self) -> list[str]:
         """Names of the arrays that are asked for beside the embeddings."""
-        asked = {
+        requested = {
             "residues": self.pooling == "none",
             "pseudo_perplexity": self.pseudo_perplexity != "none",
         }
-        return [name for name in EXTRA_ARRAYS if asked[name]]
+        return [name for name in EXTRA_ARRAYS if requested[name]]
 
 
 @dataclass(frozen=True)

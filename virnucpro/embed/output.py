@@ -1,4 +1,4 @@
-"""The values of a shard while it is embedded: each item is written once, every step leaves a trace.
+"""The values of a shard while it is embedded: each item is written once, each step is logged.
 
 An item is a sequence, what is left of one that was truncated, or a window of one. The values of a
 sequence's windows are put together when the last of them is there.
@@ -20,7 +20,7 @@ from virnucpro.embed.batch import PackedBatch
 from virnucpro.embed.device_lock import claimed
 from virnucpro.embed.engine import Failure, StepResult
 from virnucpro.embed.receipt import Quarantined
-from virnucpro.embed.trace import StepRecord, trace_bytes
+from virnucpro.embed.step_log import StepRecord, step_log_bytes
 from virnucpro.errors import DataError
 from virnucpro.files import publish, reserve, sha256_of, temporary_file
 from virnucpro.model.devices import peak_memory_bytes
@@ -43,7 +43,7 @@ class OutputFiles:
     pseudo_perplexity: Path | None = None  # [sequences] float64; None where it is not computed
 
     @property
-    def wanted(self) -> dict[str, Path]:
+    def paths(self) -> dict[str, Path]:
         """Those that there are, by name."""
         return {name: path for name, path in vars(self).items() if path is not None}
 
@@ -114,7 +114,7 @@ class ShardOutput:
         with ExitStack() as stack:
             temporary = {
                 name: stack.enter_context(temporary_file(path))
-                for name, path in targets.wanted.items()
+                for name, path in targets.paths.items()
             }
             yield cls(targets, OutputFiles(**temporary), plan, shape, dtype, pooling)
 
@@ -216,12 +216,12 @@ class ShardOutput:
         for array in self._arrays:
             if isinstance(array, np.memmap):
                 array.flush()
-        return {name: sha256_of(path) for name, path in self._files.wanted.items()}
+        return {name: sha256_of(path) for name, path in self._files.paths.items()}
 
     def publish(self) -> None:
         """Put the finished files under their final names, that of the embeddings last."""
-        targets = self._targets.wanted
-        for name, path in reversed(self._files.wanted.items()):
+        targets = self._targets.paths
+        for name, path in reversed(self._files.paths.items()):
             publish(path, targets[name])
 
     def quarantined(self) -> list[Quarantined]:
@@ -230,9 +230,9 @@ class ShardOutput:
         by_row = {entry.row: entry for entry in reversed(entries)}
         return [by_row[row] for row in sorted(by_row)]
 
-    def trace(self) -> bytes:
-        """Return the trace of all steps."""
-        return trace_bytes(self.steps)
+    def step_log(self) -> bytes:
+        """Return the step log of all steps."""
+        return step_log_bytes(self.steps)
 
     def _create(self, path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         """Make an array on the disk."""
@@ -251,7 +251,9 @@ class ShardOutput:
         self._embeddings[rows] = values
         if self._perplexity is not None:
             scores = np.exp(-likelihood.astype(np.float64))
-            scores[np.isnan(scores)] = np.nan  # the one NaN: those of a piece have lost their sign
+            scores[np.isnan(scores)] = (
+                np.nan
+            )  # the one NaN: those of a checkpoint have lost their sign
             self._perplexity[rows] = scores
 
     def _combine_windows(self, row: int, windows: list[tuple[int, np.ndarray, float]]) -> None:

@@ -10,11 +10,11 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 
+from virnucpro.embed.checkpoints import checkpoints_directory
 from virnucpro.embed.job import ShardFiles, ShardJob
 from virnucpro.embed.output import OutputFiles, ShardOutput
-from virnucpro.embed.pieces import pieces_directory
 from virnucpro.embed.receipt import (
-    Closeness,
+    Float32Agreement,
     ShardReceipt,
     ShardRequest,
     read_receipt,
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 def finished(files: ShardFiles, request: ShardRequest) -> ShardReceipt | None:
     """Return the receipt of a whole earlier result of the same request, or None."""
-    if not (files.receipt.exists() and files.embeddings.exists() and files.trace.exists()):
+    if not (files.receipt.exists() and files.embeddings.exists() and files.step_log.exists()):
         return None
     try:
         receipt = read_receipt(files.receipt)
@@ -61,7 +61,7 @@ def reserve(job: ShardJob) -> AbstractContextManager[ShardOutput]:
 
 
 def seal(
-    job: ShardJob, output: ShardOutput, taken: Taken, closeness: Closeness | None = None
+    job: ShardJob, output: ShardOutput, taken: Taken, agreement: Float32Agreement | None = None
 ) -> ShardReceipt:
     """Publish a shard and then its receipt, unless another job has finished the same meanwhile."""
     hashes = output.finish()
@@ -78,7 +78,7 @@ def seal(
         steps=len(output.steps),
         retries=retries,
         recomputed_float32=sum(step.recomputed for step in output.steps),
-        closeness=closeness,
+        agreement=agreement,
         request=None if retries else taken.request,
         known=int(np.count_nonzero(taken.rows)),
         close=taken.close,
@@ -86,7 +86,7 @@ def seal(
     first = finished(job.files, job.request)
     if first is None:
         output.publish()
-        write_bytes(job.files.trace, output.trace())
+        write_bytes(job.files.step_log, output.step_log())
         write_receipt(job.files.receipt, receipt)
         give_rows(job, taken, output)
         return receipt
@@ -102,6 +102,6 @@ def seal(
 
 def clear(job: ShardJob) -> None:
     """Remove what a finished shard needs no more, also of an earlier request."""
-    remove(pieces_directory(job.files.embeddings))
+    remove(checkpoints_directory(job.files.embeddings))
     for name in set(EXTRA_ARRAYS).difference(job.options.extras):
         remove(job.files.extras[name])

@@ -11,7 +11,7 @@ from virnucpro.formats import EMBED_FORMAT, read_as
 from virnucpro.store.request import Request
 
 __all__ = [
-    "Closeness",
+    "Float32Agreement",
     "Neighbourhood",
     "Quarantined",
     "ShardReceipt",
@@ -45,8 +45,8 @@ class Neighbourhood:
 
 
 @dataclass(frozen=True)
-class Closeness:
-    """How close a coarse number format is to float32; of several layers the worst."""
+class Float32Agreement:
+    """How well a coarse number format agrees with float32; of several layers the worst."""
 
     sequences: int
     pooled_cosine_min: float
@@ -89,7 +89,7 @@ class ShardReceipt(ShardRequest):
     steps: int
     retries: int  # of steps, at half their tokens
     recomputed_float32: int  # sequences
-    closeness: Closeness | None = None  # of float8 to float32
+    agreement: Float32Agreement | None = None  # of float8 with float32
     # Of all rows but the close ones, by which a store knows them; None where a step was split.
     request: Request | None = None
     known: int = 0  # sequences taken from a store

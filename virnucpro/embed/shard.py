@@ -1,9 +1,9 @@
 """Embeds one planned shard: plan and sequences in, arrays and their receipt out.
 
 The order of the work: check what is there, reserve the output's space, load the model, take over
-what a killed run had computed (`virnucpro.embed.pieces`), run the other steps, verify that every
-item was computed once, and only then publish the files, the arrays first and the receipt last. A
-shard without a receipt does not exist.
+what a killed run had computed (`virnucpro.embed.checkpoints`), run the other steps, verify that
+every item was computed once, and only then publish the files, the arrays first and the receipt
+last. A shard without a receipt does not exist.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ import torch
 
 from virnucpro.data.collators import VarlenCollator
 from virnucpro.data.dataloader_utils import create_async_dataloader
+from virnucpro.embed.agreement import SAMPLE, agreement_with_float32
 from virnucpro.embed.batch import PackedBatch
-from virnucpro.embed.closeness import SAMPLE, closeness_to_float32
+from virnucpro.embed.checkpoints import Checkpoints, checkpoints_directory
 from virnucpro.embed.engine import Engine
 from virnucpro.embed.exact import ExactModel
 from virnucpro.embed.job import EmbedOptions, ShardFiles, ShardJob, prepare_job
 from virnucpro.embed.output import ShardOutput
-from virnucpro.embed.pieces import Pieces, pieces_directory
 from virnucpro.embed.publish import clear, finished, reserve, seal
-from virnucpro.embed.receipt import Closeness, ShardReceipt
+from virnucpro.embed.receipt import Float32Agreement, ShardReceipt
 from virnucpro.embed.step import StepShape
+from virnucpro.embed.step_log import StepRecord
 from virnucpro.embed.stored import Taken, stored_request, take_rows
 from virnucpro.embed.tokens import choose_tokens_per_step
-from virnucpro.embed.trace import StepRecord
 from virnucpro.files import sha256_in_background
 from virnucpro.formats import EMBED_FORMAT
 from virnucpro.model.esm2 import PackedESM2
@@ -90,22 +90,22 @@ def _compute(job: ShardJob, weights_sha256: Future[str], known: Known | None) ->
         )
         model = load(device=job.device, dtype=job.dtype)
         exact = ExactModel(lambda device: load(device=device, dtype=torch.float32), model.device)
-        pieces = _open_pieces(job, model, output)
-        tokens = (pieces and pieces.tokens_per_step) or choose_tokens_per_step(
+        checkpoints = _open_checkpoints(job, model, output)
+        tokens = (checkpoints and checkpoints.tokens_per_step) or choose_tokens_per_step(
             *(files.budget, model, job.plan, job.request.weights_sha256, readout),
             job.options.token_budget,
         )
         request = stored_request(job, backend=model.backend.name, tokens_per_step=tokens)
         taken = take_rows(job, request, output, known)
         collator = _collator(job, tokens)
-        _run_steps(job, model, exact, collator, output, pieces, taken)
-        return seal(job, output, taken, _closeness(job, model, exact, collator))
+        _run_steps(job, model, exact, collator, output, checkpoints, taken)
+        return seal(job, output, taken, _agreement(job, model, exact, collator))
 
 
-def _open_pieces(job: ShardJob, model: PackedESM2, output: ShardOutput) -> Pieces | None:
-    """Open the pieces of the shard; None where residues are kept, which pieces do not hold.
+def _open_checkpoints(job: ShardJob, model: PackedESM2, output: ShardOutput) -> Checkpoints | None:
+    """Open the shard's checkpoints; None where residues are kept, which they do not hold.
 
-    A piece is small beside its shard; a copy of all residues would not be.
+    A checkpoint is small beside its shard; a copy of all residues would not be.
     """
     if "residues" in job.options.extras:
         return None
@@ -113,8 +113,8 @@ def _open_pieces(job: ShardJob, model: PackedESM2, output: ShardOutput) -> Piece
     threads = torch.get_num_threads() if model.device.type == "cpu" else None
     depends_on = {"format": EMBED_FORMAT, **asdict(job.request)}
     depends_on |= {"backend": model.backend.name, "threads": threads}
-    directory = pieces_directory(job.files.embeddings)
-    return Pieces(directory, depends_on, job.vector_shape, output.value_dtype)
+    directory = checkpoints_directory(job.files.embeddings)
+    return Checkpoints(directory, depends_on, job.vector_shape, output.value_dtype)
 
 
 def _collator(job: ShardJob, tokens_per_step: int) -> VarlenCollator:
@@ -133,10 +133,10 @@ def _run_steps(
     exact: ExactModel,
     collator: VarlenCollator,
     output: ShardOutput,
-    pieces: Pieces | None,
+    checkpoints: Checkpoints | None,
     taken: Taken,
 ) -> None:
-    """Run all steps that are not in pieces, each of one shape, on what was not taken."""
+    """Run all steps that are not in checkpoints, each of one shape, on what was not taken."""
     plan, readout, tokens = job.plan, job.readout, collator.max_tokens_per_batch
     loader = create_async_dataloader(job.items, collator, num_workers=0, token_budget=tokens)
     sampler: Any = loader.batch_sampler
@@ -150,25 +150,29 @@ def _run_steps(
         readout,
         None if job.dtype == torch.float32 else exact,
     )
-    left = pieces.restore(output, steps, tokens) if pieces else list(range(len(steps)))
+    left = checkpoints.restore(output, steps, tokens) if checkpoints else list(range(len(steps)))
     sampler.batches = [steps[number] for number in left]
     total = sum(int(plan.tokens[step].sum()) for step in steps)
     waiting = sum(int(plan.tokens[step].sum()) for step in sampler.batches)
     progress = Progress(total, what=f"shard {job.request.shard}:", done=total - waiting)
     results = engine.stream(map(PackedBatch.from_collated, loader))
-    with pieces.keep(output, tokens, total) if pieces else nullcontext(_keep_nothing) as keep:
+    with (
+        checkpoints.keep(output, tokens, total)
+        if checkpoints
+        else nullcontext(_keep_nothing) as keep
+    ):
         for number, (batch, result) in zip(left, results, strict=True):
             seconds = progress.step(len(batch.tokens))
             keep(*output.store(number, result, steps[number], batch, seconds))
 
 
 def _keep_nothing(_record: StepRecord, _values: np.ndarray) -> None:
-    """Keep no piece of a step."""
+    """Keep no checkpoint of a step."""
 
 
-def _closeness(
+def _agreement(
     job: ShardJob, model: PackedESM2, exact: ExactModel, collator: VarlenCollator
-) -> Closeness | None:
+) -> Float32Agreement | None:
     """Return how close float8 is to float32 on some items, long and short ones alike.
 
     None, with a warning, where there is no memory for that, and None for another dtype.
@@ -177,9 +181,9 @@ def _closeness(
         return None
     rows = sorted({int(i) for i in np.linspace(0, count - 1, SAMPLE)})
     sample = [PackedBatch.from_collated(collator([job.items[row]])) for row in rows]
-    found = closeness_to_float32(model, exact, sample, job.readout.layers)
+    found = agreement_with_float32(model, exact, sample, job.readout.layers)
     if found is None:
         logger.warning("how close the embeddings are to float32 is not known: no memory for it")
     else:
-        logger.info("closeness to float32: %s", found)
+        logger.info("agreement with float32: %s", found)
     return found

@@ -16,8 +16,8 @@ from virnucpro.errors import DataError
 from virnucpro.genes.contigs import CONTIGS_SCHEMA
 from virnucpro.genes.receipt import GenesReceipt, beside, read_receipt
 from virnucpro.merge.ledger import printable_id
-from virnucpro.merge.places import Places
 from virnucpro.merge.records import iter_lines
+from virnucpro.merge.row_index import RowIndex
 from virnucpro.merge.tables import read_table, write_table
 from virnucpro.sequences.manifest import Manifest
 
@@ -53,7 +53,7 @@ class ContigCounts:
 
 
 def count_genes(
-    prefixes: Sequence[Path], manifest: Manifest, records: Path, places: Places
+    prefixes: Sequence[Path], manifest: Manifest, records: Path, index: RowIndex
 ) -> ContigCounts:
     """Count each contig's genes, found and embedded.
 
@@ -61,7 +61,7 @@ def count_genes(
         prefixes: of the files that `virnucpro genes` wrote, in the order of split's inputs.
         manifest: of `split`.
         records: records.parquet.
-        places: of the records.
+        index: of the records.
 
     Raises:
         DataError: `split` read other files, or their genes don't add up.
@@ -83,7 +83,7 @@ def count_genes(
     embedded = np.zeros(len(genes), np.int64)
     first = 0
     for file, line in iter_lines(records):
-        kept = ~places.quarantined[first : first + len(line)]
+        kept = ~index.quarantined[first : first + len(line)]
         first += len(line)
         # A gene's line tells how many are before it, and so on which contig it is.
         number = begins[file] + (line - 1) // _LINES

@@ -113,21 +113,23 @@ def check_ledger(h5ad: Path, quarantine: Path, *, read: int, expected: Ids) -> t
         embedded, in_obs = len(handle["X"]), len(handle["obs/_index"])
     if embedded != in_obs:
         raise DataError(f"ledger: X has {embedded} rows, obs has {in_obs}")
-    wanted, found = hash_ids(expected()), hash_ids(accounted())
-    wanted.sort()
-    found.sort()
-    problems = [_list_doubled(found, accounted)]
-    if not np.array_equal(wanted, found):
-        problems.append(_list_ids("missing", np.setdiff1d(wanted, found), expected()))
-        problems.append(_list_ids("not in the input", np.setdiff1d(found, wanted), accounted()))
-    if any(problems) or len(found) != read:
+    in_input, in_output = hash_ids(expected()), hash_ids(accounted())
+    in_input.sort()
+    in_output.sort()
+    problems = [_list_doubled(in_output, accounted)]
+    if not np.array_equal(in_input, in_output):
+        problems.append(_list_ids("missing", np.setdiff1d(in_input, in_output), expected()))
+        problems.append(
+            _list_ids("not in the input", np.setdiff1d(in_output, in_input), accounted())
+        )
+    if any(problems) or len(in_output) != read:
         raise DataError(
             f"ledger: {read} records were read, {embedded} are embedded and "
-            f"{len(found) - embedded} quarantined" + "".join(problems),
+            f"{len(in_output) - embedded} quarantined" + "".join(problems),
             hint="the records, shards or plans were changed after they were written: remove the "
             "sample's results and run again",
         )
-    return embedded, len(found) - embedded
+    return embedded, len(in_output) - embedded
 
 
 def _h5ad_ids(path: Path) -> Iterator[str]:

@@ -11,7 +11,7 @@ from virnucpro import __version__
 from virnucpro.embed.receipt import ShardReceipt
 from virnucpro.formats import MERGE_FORMAT
 from virnucpro.genes.receipt import GenesReceipt
-from virnucpro.merge.agreement import check_agreement
+from virnucpro.merge.execution import check_execution
 from virnucpro.merge.shards import Shards
 from virnucpro.sequences.manifest import Manifest
 
@@ -39,7 +39,7 @@ def provenance(
     Raises:
         DataError: the shards were not computed in the same way.
     """
-    execution = check_agreement(shards.receipts)
+    execution = check_execution(shards.receipts)
     first = shards.receipts[0]
     return {
         "format": MERGE_FORMAT,

@@ -19,9 +19,9 @@ from virnucpro.formats import extra_path
 from virnucpro.merge.arrays import all_finite, open_array
 from virnucpro.merge.h5ad import H5adWriter, ObsBlock
 from virnucpro.merge.ledger import QuarantineRow, count_nul, printable_ids
-from virnucpro.merge.places import Places
 from virnucpro.merge.provenance import DEMO_NOTICE
 from virnucpro.merge.records import RecordBlock, gene_columns, iter_records
+from virnucpro.merge.row_index import RowIndex
 from virnucpro.merge.shards import Shards
 from virnucpro.progress import Progress
 from virnucpro.sequences.alphabet import KEY_BYTES
@@ -72,7 +72,7 @@ def write_rows(
     Raises:
         DataError: an embedding is not finite, or the records changed.
     """
-    receipt, rows = shards.receipts[0], int(np.count_nonzero(~shards.places.quarantined))
+    receipt, rows = shards.receipts[0], int(np.count_nonzero(~shards.index.quarantined))
     optional = [*_optional_columns(shards, residues=residues), *gene_columns(records)]
     writer = H5adWriter(
         path,
@@ -91,7 +91,7 @@ def write_rows(
     progress = Progress(rows, "rows", what=f"{manifest.sample}: writing")
     with writer, closing(progress):
         for numbers, block in _numbered(records, _block_rows(receipt)):
-            obs, chosen = _obs_block(block, shards.places, numbers)
+            obs, chosen = _obs_block(block, shards.index, numbers)
             if "pseudo_perplexity" in optional and len(chosen):
                 obs.optional["pseudo_perplexity"] = _gather(shards, chosen, perplexities)
             if len(chosen):
@@ -151,10 +151,10 @@ def _block_rows(receipt: ShardReceipt) -> int:
 
 
 def _obs_block(
-    block: RecordBlock, places: Places, numbers: npt.NDArray[np.int64]
+    block: RecordBlock, index: RowIndex, numbers: npt.NDArray[np.int64]
 ) -> tuple[ObsBlock, npt.NDArray[np.int64]]:
     """Return the columns of `obs` for the records that have an embedding, and their numbers."""
-    kept = np.flatnonzero(~places.quarantined[numbers])
+    kept = np.flatnonzero(~index.quarantined[numbers])
     chosen = numbers[kept]
     texts: list[list[Any]] = [
         printable_ids(block.id),
@@ -168,17 +168,17 @@ def _obs_block(
         id=ids,
         description=descriptions,
         length=block.length[kept],
-        tokens=places.tokens[chosen],
-        truncated=places.truncated[chosen],
+        tokens=index.tokens[chosen],
+        truncated=index.truncated[chosen],
         normalised=block.normalised[kept],
         replaced=block.replaced[kept],
         unknown_fraction=(block.unknown[kept] / block.length[kept]).astype(np.float32),
         key=keys,
         optional={
-            "windows": places.windows[chosen],
-            "residues_start": places.residues[chosen, 0],
-            "residues_end": places.residues[chosen, 1],
-            "from_close_request": places.close[chosen],
+            "windows": index.windows[chosen],
+            "residues_start": index.residues[chosen, 0],
+            "residues_end": index.residues[chosen, 1],
+            "from_close_request": index.close[chosen],
             **{name: _of_rows(column, kept) for name, column in block.genes.items()},
         },
     )
@@ -202,7 +202,7 @@ def _hexadecimal(keys: npt.NDArray[np.bytes_]) -> list[bytes]:
 
 def _gather(shards: Shards, numbers: npt.NDArray[np.int64], array: Opener) -> FloatArray:
     """Collect the values of some records, [n, ...], reading each shard's array once."""
-    shard, row = shards.places.shard[numbers], shards.places.row[numbers]
+    shard, row = shards.index.shard[numbers], shards.index.row[numbers]
     like = array(0)
     block = np.empty((len(numbers), *like.shape[1:]), dtype=like.dtype)
     # Rows of one shard side by side and increasing, so that the file is read in one direction.
@@ -224,19 +224,19 @@ def _gather(shards: Shards, numbers: npt.NDArray[np.int64], array: Opener) -> Fl
 
 def quarantined_rows(manifest: Manifest, shards: Shards, records: Path) -> Iterator[QuarantineRow]:
     """Yield a quarantine row for each record whose sequence has no embedding, in input order."""
-    places = shards.places
-    if not places.quarantined.any():
+    index = shards.index
+    if not index.quarantined.any():
         return
     for numbers, block in _numbered(records, _BLOCK_ROWS):
-        for index in np.flatnonzero(places.quarantined[numbers]).tolist():
-            number = int(numbers[index])
-            sequence = shards.quarantined[places.shard[number]][int(places.row[number])]
+        for place in np.flatnonzero(index.quarantined[numbers]).tolist():
+            number = int(numbers[place])
+            sequence = shards.quarantined[index.shard[number]][int(index.row[number])]
             yield QuarantineRow(
                 sample=manifest.sample,
-                id=block.id[index],
-                file=manifest.inputs[block.file[index]].path,
-                line=str(block.line[index]),
-                length=str(block.length[index]),
+                id=block.id[place],
+                file=manifest.inputs[block.file[place]].path,
+                line=str(block.line[place]),
+                length=str(block.length[place]),
                 reason=sequence.reason,
                 detail=sequence.detail,
             )

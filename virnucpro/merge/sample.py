@@ -116,7 +116,7 @@ def merge_sample(
             manifest, records=records, plans_dir=plans_dir, embeddings_dir=embeddings_dir
         )
         _check_outputs(shards, residues, exports)
-        found = None if not genes else count_genes(genes, manifest, records, shards.places)
+        found = None if not genes else count_genes(genes, manifest, records, shards.index)
         uns = provenance(manifest, shards, found.receipts if found else ())
         counts = write_rows(
             *(new_output, manifest, shards, records),

@@ -13,8 +13,8 @@ from virnucpro.embed.receipt import Quarantined, ShardReceipt
 from virnucpro.errors import DataError
 from virnucpro.files import sha256_in_background, sha256_of
 from virnucpro.merge.arrays import verify_shard
-from virnucpro.merge.places import Places, place_shard
 from virnucpro.merge.records import RecordKeys, read_keys
+from virnucpro.merge.row_index import RowIndex, index_shard
 from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.plan import Plan, read_plan
 from virnucpro.progress import Progress
@@ -34,7 +34,7 @@ class Shards:
     embeddings_dir: Path
     receipts: list[ShardReceipt]
     quarantined: list[dict[int, Quarantined]]  # by row
-    places: Places
+    index: RowIndex
     parameters: PlanParameters  # of all plans
     plans_hash: str  # SHA-256 over the plans' content hashes
     residues: int | None  # of all sequences with an embedding; None where they were not kept
@@ -64,7 +64,7 @@ def verify_shards(
     check_complete(names, embeddings_dir, (".npy", ".json"))
     check_complete(names, plans_dir, (".parquet",))
     keys = _accepted(manifest, records)
-    places = Places.empty(keys.shards)
+    index = RowIndex.empty(keys.shards)
     receipts, quarantined, parameters = [], [], []
     residues: int | None = 0
     digest = hashlib.sha256()
@@ -77,8 +77,8 @@ def verify_shards(
             quarantined.append(receipt.quarantined_by_row())
             if "residues" not in receipt.extras:
                 residues = None
-            residues = place_shard(
-                *(entry.name, plan, quarantined[-1], keys, keys.of_shard(number), places),
+            residues = index_shard(
+                *(entry.name, plan, quarantined[-1], keys, keys.of_shard(number), index),
                 first_residue=residues,
                 close=receipt.close or (),
             )
@@ -87,7 +87,7 @@ def verify_shards(
             progress.step(1)
     _check_parameters(names, parameters)
     return Shards(
-        *(names, plans_dir, embeddings_dir, receipts, quarantined, places),
+        *(names, plans_dir, embeddings_dir, receipts, quarantined, index),
         *(parameters[0], digest.hexdigest(), residues),
     )
 

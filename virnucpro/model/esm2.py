@@ -217,12 +217,12 @@ class PackedESM2(nn.Module):
         Returns:
             As `forward`.
         """
-        wanted = {self.resolve_layer(layer) for layer in layers}
+        requested = {self.resolve_layer(layer) for layer in layers}
         x = self.embed_tokens(tokens) * _TOKEN_DROPOUT_SCALE  # [T, dim], the residual stream
-        representations = {0: x.clone()} if 0 in wanted else {}
-        for number, block in enumerate(islice(self.blocks, max(wanted)), start=1):
+        representations = {0: x.clone()} if 0 in requested else {}
+        for number, block in enumerate(islice(self.blocks, max(requested)), start=1):
             block(x, segments)
-            if number in wanted:
+            if number in requested:
                 representations[number] = self._representation(x, number)
         return representations
 

@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from virnucpro.embed.receipt import Closeness, ShardReceipt
+from virnucpro.embed.receipt import Float32Agreement, ShardReceipt
 from virnucpro.formats import REPORT_FORMAT, read_as
-from virnucpro.merge.agreement import Execution
+from virnucpro.merge.execution import Execution
 from virnucpro.plan.parameters import PlanParameters
 from virnucpro.plan.report import PlanReport
+from virnucpro.report.step_logs import StepTotals
 from virnucpro.report.summaries import PlanTotals
-from virnucpro.report.traces import StepTotals
 from virnucpro.sequences.manifest import InputFile
 
 __all__ = [
@@ -47,7 +47,7 @@ class Model:
     pseudo_perplexity: str
     compute_dtype: str
     output_dtype: str
-    closeness: Closeness | None  # of a coarse number format to float32, where measured
+    agreement: Float32Agreement | None  # of a coarse number format with float32, where measured
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from virnucpro.report.drawing import (
     YELLOW,
     new_figure,
 )
-from virnucpro.report.traces import Trace
+from virnucpro.report.step_logs import StepLog
 
 __all__ = [
     "duplicates",
@@ -213,16 +213,16 @@ def duplicates(
         _count_axis(axes, "Distinct sequences")
 
 
-def throughput(traces: Sequence[Trace], path: Path) -> None:
+def throughput(step_logs: Sequence[StepLog], path: Path) -> None:
     """Draw the rate of each step along the run, shard after shard, and the memory in use.
 
     Args:
-        traces: of all shards, in order.
+        step_logs: of all shards, in order.
         path: the SVG to write.
     """
-    tokens = np.concatenate([trace.tokens for trace in traces])
-    seconds = np.concatenate([trace.seconds for trace in traces])
-    memory = np.concatenate([trace.peak_memory_bytes for trace in traces])
+    tokens = np.concatenate([step_log.tokens for step_log in step_logs])
+    seconds = np.concatenate([step_log.seconds for step_log in step_logs])
+    memory = np.concatenate([step_log.peak_memory_bytes for step_log in step_logs])
     timed = seconds > 0
     rate = np.full(len(tokens), np.nan)
     rate[timed] = tokens[timed] / seconds[timed]
@@ -243,14 +243,14 @@ def throughput(traces: Sequence[Trace], path: Path) -> None:
         for axes in (above, below):
             axes.set_ylim(bottom=0, top=None if (timed.any() if axes is above else known) else 1)
             axes.grid(axis="y", color="0.9")
-        borders = np.cumsum([len(trace.tokens) for trace in traces])[:-1] + 0.5
-        if few := len(traces) <= _MANY_SHARDS:
+        borders = np.cumsum([len(step_log.tokens) for step_log in step_logs])[:-1] + 0.5
+        if few := len(step_logs) <= _MANY_SHARDS:
             for axes in (above, below):
                 axes.vlines(borders, 0, 1, "0.8", lw=0.8, transform=axes.get_xaxis_transform())
         below.set_xlim(0.5, max(len(tokens), 1) + 0.5)
         below.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
         below.xaxis.set_major_formatter(WHOLE_NUMBERS)
-        divided = ", divided by grey lines" if few and len(traces) > 1 else ""
+        divided = ", divided by grey lines" if few and len(step_logs) > 1 else ""
         below.set_xlabel(f"Step (number, shard after shard{divided})")
 
 

@@ -35,7 +35,7 @@ def overview(results: Path, samples: Sequence[str], *, report_dir: Path) -> None
     for sample in samples:
         path = results / sample / "packing_report.json"
         reports.append(read_summary(path))
-        model, first = (replace(one.model, closeness=None) for one in (reports[-1], reports[0]))
+        model, first = (replace(one.model, agreement=None) for one in (reports[-1], reports[0]))
         if model != first:  # of which what was measured of each sample is no part
             raise DataError(
                 f"was embedded otherwise than {samples[0]}: {_differences(model, first)}",

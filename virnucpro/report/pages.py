@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 
-from virnucpro.embed.receipt import Closeness
+from virnucpro.embed.receipt import Float32Agreement
 from virnucpro.formats import POOLINGS
 from virnucpro.merge.ledger import QuarantineRow
 from virnucpro.plan.parameters import PlanParameters
@@ -223,7 +223,7 @@ def _model_rows(report: RunReport) -> list[Row]:
         ["Pooling", POOLINGS[model.pooling]],
         ["Pseudo-perplexity", model.pseudo_perplexity.replace("-", " ")],
         ["Computed in", model.compute_dtype],
-        *_closeness_rows(model.closeness),
+        *_agreement_rows(model.agreement),
         ["Written in", model.output_dtype],
         ["Longer sequences", _long_sequences(report.parameters)],
         ["Device", ", ".join(ran.device)],
@@ -240,10 +240,10 @@ def _long_sequences(parameters: PlanParameters) -> str:
     return f"in windows of {limit:,} residues that overlap by {parameters.window_overlap:,}"
 
 
-def _closeness_rows(closeness: Closeness | None) -> list[Row]:
-    if closeness is None:
+def _agreement_rows(agreement: Float32Agreement | None) -> list[Row]:
+    if agreement is None:
         return []
-    of, among = closeness, closeness.neighbourhood
+    of, among = agreement, agreement.neighbourhood
     cosines = [
         ("Cosine to float32, embeddings", of.pooled_cosine_min, of.pooled_cosine_median),
         ("Cosine to float32, residues", of.residue_cosine_min, of.residue_cosine_median),

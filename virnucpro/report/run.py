@@ -9,10 +9,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from virnucpro.embed.receipt import Closeness, Neighbourhood, ShardReceipt, read_receipt
+from virnucpro.embed.receipt import Float32Agreement, Neighbourhood, ShardReceipt, read_receipt
 from virnucpro.errors import DataError
 from virnucpro.files import write_bytes, write_json
-from virnucpro.merge.agreement import check_agreement
+from virnucpro.merge.execution import check_execution
 from virnucpro.merge.ledger import read_quarantine
 from virnucpro.merge.provenance import DEMO_NOTICE
 from virnucpro.merge.shards import check_complete
@@ -22,6 +22,7 @@ from virnucpro.report.content import Comparison, Ledger, Model, RunReport
 from virnucpro.report.pages import ledger_page, summary_page
 from virnucpro.report.plans import PLAN_COLUMNS, plan_cells, saved_by_duplicates, write_rows
 from virnucpro.report.rates import estimate_seconds
+from virnucpro.report.step_logs import StepLog, read_step_log, summarise_step_logs
 from virnucpro.report.summaries import (
     RecordSummary,
     read_plan_reports,
@@ -29,7 +30,6 @@ from virnucpro.report.summaries import (
     summarise_plans,
     summarise_records,
 )
-from virnucpro.report.traces import Trace, read_trace, summarise_traces
 from virnucpro.sequences.manifest import Manifest, read_manifest
 
 __all__ = ["run_report"]
@@ -62,7 +62,7 @@ def run_report(
     Args:
         shards_dir: manifest.json of `split`.
         plans_dir: ``{shard}.json`` of every shard.
-        embeddings_dir: ``{shard}.json`` and ``{shard}.trace.tsv`` of every shard.
+        embeddings_dir: ``{shard}.json`` and ``{shard}.steps.tsv`` of every shard.
         records: records.parquet.
         quarantine: the final quarantine table.
         json_path: the report.
@@ -77,16 +77,18 @@ def run_report(
         InputError: a file has another format number.
     """
     manifest = read_manifest(shards_dir)
-    check_complete(manifest.names, embeddings_dir, (".json", ".trace.tsv"))
+    check_complete(manifest.names, embeddings_dir, (".json", ".steps.tsv"))
     plans = read_plan_reports(manifest, plans_dir)
     receipts = [read_receipt(embeddings_dir / f"{name}.json") for name in manifest.names]
-    traces = [read_trace(embeddings_dir, receipt.shard, receipt.steps) for receipt in receipts]
+    step_logs = [
+        read_step_log(embeddings_dir, receipt.shard, receipt.steps) for receipt in receipts
+    ]
     summary = summarise_records(records)
     ledger = _ledger(manifest, summary, quarantine, plans[0].parameters)
-    report = _report(manifest, plans, receipts, traces, summary, ledger, cache_dir)
+    report = _report(manifest, plans, receipts, step_logs, summary, ledger, cache_dir)
     write_json(json_path, report.as_json())
     write_rows(tsv_path, _RUN_COLUMNS, _rows(report))
-    _show(report, summary, traces, quarantine, report_dir)
+    _show(report, summary, step_logs, quarantine, report_dir)
     if report.notice:
         logger.warning(report.notice)
     return report
@@ -96,14 +98,16 @@ def _report(
     manifest: Manifest,
     plans: list[PlanReport],
     receipts: list[ShardReceipt],
-    traces: list[Trace],
+    step_logs: list[StepLog],
     summary: RecordSummary,
     ledger: Ledger,
     cache_dir: Path | None,
 ) -> RunReport:
     """Put the report together."""
     totals, parameters = summarise_plans(plans), plans[0].parameters
-    measured, steps = summarise_traces(traces, [receipt.tokens_per_step for receipt in receipts])
+    measured, steps = summarise_step_logs(
+        step_logs, [receipt.tokens_per_step for receipt in receipts]
+    )
     each = round(1e6 * measured.seconds / totals.residues, 4) if totals.residues else None
     return RunReport(
         sample=manifest.sample,
@@ -112,7 +116,7 @@ def _report(
         model=_model(receipts),
         ledger=ledger,
         planned=totals,
-        execution=check_agreement(receipts),
+        execution=check_execution(receipts),
         measured=measured,
         inputs=manifest.inputs,
         parameters=parameters,
@@ -150,18 +154,18 @@ def _model(receipts: Sequence[ShardReceipt]) -> Model:
         first.pseudo_perplexity,
         first.compute_dtype,
         output_dtype=first.dtype,
-        closeness=_closeness(receipts),
+        agreement=_agreement(receipts),
     )
 
 
-def _closeness(receipts: Sequence[ShardReceipt]) -> Closeness | None:
+def _agreement(receipts: Sequence[ShardReceipt]) -> Float32Agreement | None:
     """Sum up how close a coarse number format was to float32; None where it was not measured."""
-    found = [receipt.closeness for receipt in receipts if receipt.closeness]
+    found = [receipt.agreement for receipt in receipts if receipt.agreement]
     if not found:
         return None
     among = [one.neighbourhood for one in found if one.neighbourhood]
     compared = sum(one.sequences for one in among)
-    return Closeness(
+    return Float32Agreement(
         sum(one.sequences for one in found),
         min(one.pooled_cosine_min for one in found),
         round(median(one.pooled_cosine_median for one in found), 6),
@@ -222,7 +226,7 @@ def _rows(report: RunReport) -> list[dict[str, Any]]:
 def _show(
     report: RunReport,
     summary: RecordSummary,
-    traces: Sequence[Trace],
+    step_logs: Sequence[StepLog],
     quarantine: Path,
     folder: Path,
 ) -> None:
@@ -245,4 +249,4 @@ def _show(
     figures.packing_by_shard(by_shard, folder / "packing_by_shard.svg")
     saved = report.duplicates.tokens_saved or 0
     figures.duplicates(summary.copies, summary.sequences, saved, folder / "duplicates.svg")
-    figures.throughput(traces, folder / "throughput.svg")
+    figures.throughput(step_logs, folder / "throughput.svg")

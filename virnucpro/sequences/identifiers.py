@@ -240,6 +240,6 @@ def _suspects(spool: RecordSpool, repeated: npt.NDArray[np.int64]) -> Iterator[_
 
 def _contains(hashes: npt.NDArray[np.int64], identifier: str) -> bool:
     """Whether an id's hash is among the sorted hashes."""
-    wanted = hash_id(identifier)
-    place = int(np.searchsorted(hashes, wanted))
-    return place < len(hashes) and bool(hashes[place] == wanted)
+    target = hash_id(identifier)
+    place = int(np.searchsorted(hashes, target))
+    return place < len(hashes) and bool(hashes[place] == target)

@@ -1,4 +1,4 @@
-"""The first half of a split: read every record, judge it, and put it into the spools."""
+"""The first half of a split: every record is read, accepted or quarantined, and spooled."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from virnucpro.sequences.nucleotides import are_nucleotides, refuse_nucleotides
 from virnucpro.sequences.record import NO_FINDINGS, SHOWN
 from virnucpro.sequences.spool import PartitionSpool, RecordSpool
 
-__all__ = ["Intake", "Reader", "quarantine_reason"]
+__all__ = ["Reader", "RecordIntake", "quarantine_reason"]
 
 _SHOWN = 60  # characters of a header in a quarantine detail
 _SHORTEST_ID = 4  # that is recognised in place of its sequence; one residue may be named for itself
@@ -65,7 +65,7 @@ class _RawBytes:
 
 
 @dataclass
-class Intake:
+class RecordIntake:
     """Where the records of all inputs go, and what was counted on the way.
 
     Attributes:
@@ -156,7 +156,7 @@ class Intake:
                 or not are_nucleotides(residues)
             )
         ):
-            # Nearly every record: nothing to judge, nothing to count.
+            # Nearly every record: nothing to decide, nothing to count.
             key = sequence_key(residues)
             self.partitions.add(key, residues)
             self.records.add(record, file, length=size, key=key)

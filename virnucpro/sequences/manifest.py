@@ -31,7 +31,7 @@ _CHOICES = {
 
 @dataclass(frozen=True)
 class SplitParameters:
-    """How records are judged and divided; `virnucpro.sequences.split.split` says more of each."""
+    """Which records are kept, how they are divided; `virnucpro.sequences.split.split` says more."""
 
     shard_tokens: int = 100_000_000  # that no shard exceeds, unless one sequence does
     max_invalid_fraction: float = 0.5  # of a record's residues: letters replaced by X

@@ -1,8 +1,8 @@
 """FASTA files to shards of distinct sequences, in memory that does not grow with the input.
 
-The steps: read and judge each record and spool it (`intake`); find ids that occur twice
-(`identifiers`); choose the number of shards from the tokens that were seen; write shards, records
-and quarantine from the spools (`outputs`); count what was written; put it in place as one.
+The steps: read each record, accept or quarantine it, and spool it (`intake`); find ids that occur
+twice (`identifiers`); choose the number of shards from the tokens that were seen; write shards,
+records and quarantine from the spools (`outputs`); count what was written; put it in place as one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from virnucpro.sequences.identifiers import (
     refuse_scattered,
     rename_duplicates,
 )
-from virnucpro.sequences.intake import Intake, Reader
+from virnucpro.sequences.intake import Reader, RecordIntake
 from virnucpro.sequences.manifest import (
     InputFile,
     Manifest,
@@ -73,7 +73,7 @@ def split(
         shards_dir: is made or replaced; gets ``{name}.fasta`` of each shard (see `write_shards`),
             ``manifest.json`` and ``quarantine.tsv``.
         records: Parquet file of the accepted records, in input order.
-        parameters: how records are judged and divided.
+        parameters: which records are kept, and how they are divided.
         sha256: what each file's bytes have to be, in order; nothing for whatever they are.
         reader: reads the records of a file; with `input_type` "genes" they carry genes.
 
@@ -179,11 +179,11 @@ def _read_all(
     parameters: SplitParameters,
     spool: Path,
     reader: Reader,
-) -> tuple[Intake, list[InputFile]]:
+) -> tuple[RecordIntake, list[InputFile]]:
     """Read all inputs into spools; return their entries in the manifest too."""
     records = RecordSpool(spool / "records.arrow", genes=parameters.input_type == "genes")
     progress = Progress(_bytes_of(fastas), "bytes", what=f"{sample}: reading")
-    intake = Intake(parameters, PartitionSpool(spool), records, progress.step, reader)
+    intake = RecordIntake(parameters, PartitionSpool(spool), records, progress.step, reader)
     inputs = []
     try:
         for index, path in enumerate(fastas):
@@ -198,7 +198,7 @@ def _read_all(
     return intake, inputs
 
 
-def _refuse_empty(fastas: Sequence[Path], intake: Intake, empty_samples: str) -> None:
+def _refuse_empty(fastas: Sequence[Path], intake: RecordIntake, empty_samples: str) -> None:
     """Refuse a sample without an accepted record, or warn of it."""
     names = ", ".join(name_of(path) for path in fastas)
     keep = "; empty_samples: keep (--empty-samples keep) gives an empty result"
@@ -242,7 +242,7 @@ def _resolve_ids(records: RecordSpool, files: Sequence[str], duplicate_ids: str)
 
 
 def _count(
-    intake: Intake, totals: ShardTotals, renames: Renames, records: Path, quarantine: Path
+    intake: RecordIntake, totals: ShardTotals, renames: Renames, records: Path, quarantine: Path
 ) -> RecordCounts:
     """Count the rows of the files that were written, and compare them with what was read.
 

@@ -12,7 +12,7 @@ import yaml
 
 from virnucpro.embed.budget import Budget, read_budget
 from virnucpro.errors import InputError, VirnucproError
-from virnucpro.report.traces import read_trace, summarise_traces
+from virnucpro.report.step_logs import read_step_log, summarise_step_logs
 from virnucpro.status.errors import LastError, last_error
 from virnucpro.status.samples import SampleStatus, newest, sample_status
 from virnucpro.status.shards import STATES, ShardStatus
@@ -22,7 +22,7 @@ __all__ = ["Rates", "RunStatus", "run_status"]
 _CONFIG = "config/config.yaml"
 _SHEET = "config/samples.tsv"
 _OF_A_SAMPLE = ("genes", "split", "plan", "embeddings", "requests")
-_TRACED = 8  # shards, those that were finished last, whose traces give the achieved rate
+_RATED = 8  # shards, those that were finished last, whose step logs give the achieved rate
 
 
 @dataclass(frozen=True)
@@ -207,16 +207,16 @@ def _achieved(
         for shard in shards
         if shard.finished is not None
     )
-    traces = []
-    for _, name, shard, steps in finished[-_TRACED:]:
+    step_logs = []
+    for _, name, shard, steps in finished[-_RATED:]:
         folder = newest(workdir / "results" / name / "embeddings")
         try:
-            traces.append(read_trace(folder or workdir, shard, steps))
+            step_logs.append(read_step_log(folder or workdir, shard, steps))
         except (VirnucproError, OSError) as error:
             unknown.append(f"a rate is left out: {str(error).splitlines()[0]}")
-    if not traces:
+    if not step_logs:
         return None
-    totals, _ = summarise_traces(traces, [0] * len(traces))
+    totals, _ = summarise_step_logs(step_logs, [0] * len(step_logs))
     return totals.tokens_per_second
 
 

@@ -1,11 +1,11 @@
-"""How far a shard is, by its receipt, its pieces, its plan and its log."""
+"""How far a shard is, by its receipt, its checkpoints, its plan and its log."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from virnucpro.embed.pieces import pieces_directory, tokens_in_pieces
+from virnucpro.embed.checkpoints import checkpoints_directory, tokens_in_checkpoints
 from virnucpro.embed.receipt import ShardReceipt, read_receipt
 from virnucpro.errors import VirnucproError
 from virnucpro.plan.report import read_report
@@ -35,7 +35,7 @@ class ShardStatus:
     state: str  # one of `STATES`
     sequences: int  # distinct
     tokens: int  # of its plan; of all its residues where it is not planned yet
-    tokens_done: int  # of these; those in pieces of an earlier job count
+    tokens_done: int  # of these; those in checkpoints of an earlier job count
     tokens_per_second: float | None  # of a running one, as its log said last
     planned: bool
     finished: float | None  # when its receipt was written, seconds since the epoch
@@ -57,7 +57,7 @@ def shard_status(entry: ShardEntry, folders: ShardFolders, now: float) -> ShardS
     state = "done" if receipt else job_state(log, now)
     done, rate = tokens or entry.tokens, None
     if receipt is None:
-        done = _tokens_in_pieces(entry.name, folders.embeddings)
+        done = _tokens_in_checkpoints(entry.name, folders.embeddings)
         if state == "running" and log and log.progress:
             done, rate = max(done, log.progress.done), log.progress.per_second
     return ShardStatus(
@@ -99,8 +99,12 @@ def _receipt(
     return receipt, finished, None
 
 
-def _tokens_in_pieces(name: str, embeddings: Path | None) -> int:
-    return tokens_in_pieces(pieces_directory(embeddings / f"{name}.npy")) if embeddings else 0
+def _tokens_in_checkpoints(name: str, embeddings: Path | None) -> int:
+    return (
+        tokens_in_checkpoints(checkpoints_directory(embeddings / f"{name}.npy"))
+        if embeddings
+        else 0
+    )
 
 
 def _problem(path: Path, error: Exception) -> str:

@@ -54,10 +54,10 @@ def find_keys(keys: Keys, segments: Iterable[tuple[int, Keys]]) -> Places:
     """
     n = len(keys)
     places = Places(np.full(n, _UNKNOWN, np.int32), np.zeros(n, np.int32))
-    wanted = _Halves(*key_halves(keys))
+    queries = _Halves(*key_halves(keys))
     for numbers, rows, batch in _batches(segments):
         order = np.argsort(batch.high)  # in which equal ones may change places
-        position = _search(wanted, _Halves(batch.high[order], batch.low[order]))
+        position = _search(queries, _Halves(batch.high[order], batch.low[order]))
         hits = np.flatnonzero(position >= 0)
         hits = hits[places.segment[position[hits]] == _UNKNOWN]
         position, source = _first(position[hits], order[hits])
@@ -102,18 +102,18 @@ def _gather(
     return numbers, rows, _Halves(*key_halves(np.concatenate([keys for _, keys in parts])))
 
 
-def _search(wanted: _Halves, keys: _Halves) -> NDArray[np.int64]:
-    """Return the position of each key among the wanted ones, [keys]; -1 where it is not wanted."""
-    position = np.searchsorted(wanted.high, keys.high)
+def _search(queries: _Halves, keys: _Halves) -> NDArray[np.int64]:
+    """Return the position of each key among the queries, [keys]; -1 where it is none of them."""
+    position = np.searchsorted(queries.high, keys.high)
     # Different keys may have one high half: go on through those that have it.
     while True:
-        inside = np.flatnonzero(position < len(wanted.high))
+        inside = np.flatnonzero(position < len(queries.high))
         at = position[inside]
-        behind = (wanted.high[at] == keys.high[inside]) & (wanted.low[at] < keys.low[inside])
+        behind = (queries.high[at] == keys.high[inside]) & (queries.low[at] < keys.low[inside])
         if not behind.any():
             break
         position[inside[behind]] += 1
-    equal = (wanted.high[at] == keys.high[inside]) & (wanted.low[at] == keys.low[inside])
+    equal = (queries.high[at] == keys.high[inside]) & (queries.low[at] == keys.low[inside])
     found = np.full(len(keys.high), -1, np.int64)
     found[inside[equal]] = at[equal]
     return found

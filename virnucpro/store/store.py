@@ -131,7 +131,7 @@ class Store:
         """
         n = len(known.keys)
         filled, close = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
-        left = wanted = np.flatnonzero(known.found)
+        left = rows = np.flatnonzero(known.found)
         known = _part(known, left)
         while len(left):
             was_close = known.close
@@ -142,7 +142,7 @@ class Store:
             if len(left):  # each time, at least one segment less is looked into
                 known = self.look_up(known.request, known.keys[~whole])
                 left, known = left[known.found], _part(known, np.flatnonzero(known.found))
-        if missing := np.count_nonzero(~filled[wanted]):
+        if missing := np.count_nonzero(~filled[rows]):
             logger.warning("%d rows that the store had could not be taken from it", missing)
         return Filled(filled, close)
 

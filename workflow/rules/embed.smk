@@ -9,7 +9,7 @@ rule embed:
     output:
         embeddings=f"{EMBEDDINGS}.npy",
         receipt=f"{EMBEDDINGS}.json",
-        trace=f"{EMBEDDINGS}.trace.tsv",
+        step_log=f"{EMBEDDINGS}.steps.tsv",
         extras=extra_arrays(),
     log:
         "logs/embed/{sample}/{shard}.log",
@@ -45,7 +45,7 @@ rule embed:
         "virnucpro embed --plan {input.plan:q} --weights {resources.weights:q}"
         " --model-receipt {resources.model_receipt:q} --budget {resources.budget:q}"
         " --embeddings {output.embeddings:q} --receipt {output.receipt:q}"
-        " --trace {output.trace:q} --device {resources.device:q}"
+        " --step-log {output.step_log:q} --device {resources.device:q}"
         " --cache-dir {resources.cache_dir:q} --store={resources.store:q} {params.accept:q}"
         " --token-budget {resources.token_budget:q} {params.dtype:q} {params.readout:q}"
         " {resources.accept_residues:q} {params.format:q}"

@@ -45,7 +45,7 @@ rule report:
         plans=of_all_shards(f"{PLAN}.parquet"),
         reports=of_all_shards(f"{PLAN}.json"),
         receipts=of_all_shards(f"{EMBEDDINGS}.json"),
-        traces=of_all_shards(f"{EMBEDDINGS}.trace.tsv"),
+        step_logs=of_all_shards(f"{EMBEDDINGS}.steps.tsv"),
     output:
         json="results/{sample}/packing_report.json",
         summary=report(

@@ -356,7 +356,7 @@ def test_sigterm_ends_with_143_and_leaves_no_temporary_file(tmp_path):
     [
         "budget --weights w --receipt r --out b",
         "embed s --plan p --weights w --model-receipt r --budget b --embeddings e --receipt r"
-        " --trace t",
+        " --step-log t",
     ],
     ids=["budget", "embed"],
 )

@@ -72,5 +72,5 @@ def make_shard(folder, demo, sequences, longest, token_budget=512, **options):
         budget=demo / "budget.json",
         embeddings=folder / "out" / "00000.npy",
         receipt=folder / "out" / "00000.json",
-        trace=folder / "out" / "00000.trace.tsv",
+        step_log=folder / "out" / "00000.steps.tsv",
     )

@@ -118,7 +118,7 @@ def make_files(
         budget=folder / "budget.json",
         embeddings=folder / out / "00000.npy",
         receipt=folder / out / "00000.json",
-        trace=folder / out / "00000.trace.tsv",
+        step_log=folder / out / "00000.steps.tsv",
     )
     write_shard(files.shard, proteins or random_proteins(count, longest))
     plan_shard(

@@ -67,21 +67,21 @@ def test_receipt_says_what_was_computed_and_the_bytes_agree(files):
     assert receipt.layers == [6]
     assert receipt.tokens_per_step == 512
     assert receipt.quarantined == []
-    lines = files.trace.read_text().splitlines()
+    lines = files.step_log.read_text().splitlines()
     assert len(lines) == receipt.steps + 1
     assert sum(int(line.split("\t")[1]) for line in lines[1:]) == 40
     assert sorted(os.listdir(files.receipt.parent)) == [
         "00000.json",
         "00000.npy",
-        "00000.trace.tsv",
+        "00000.steps.tsv",
     ]
 
 
-def test_the_trace_names_the_gpu_that_was_claimed_in_its_first_line_only(files, monkeypatch):
+def test_the_step_log_names_the_gpu_that_was_claimed_in_its_first_line_only(files, monkeypatch):
     claim = Claim(Device("GPU-1234", "NVIDIA H100"), 2.5, -1)
     monkeypatch.setattr(device_lock, "_claim", claim)
     receipt = embed_shard(files, CPU)
-    notes = [line.split("\t")[-2] for line in files.trace.read_text().splitlines()[1:]]
+    notes = [line.split("\t")[-2] for line in files.step_log.read_text().splitlines()[1:]]
     assert notes == ["GPU GPU-1234 (NVIDIA H100), waited 2.5 s", *[""] * (receipt.steps - 1)]
     assert "GPU" not in files.receipt.read_text()
 
@@ -89,7 +89,10 @@ def test_the_trace_names_the_gpu_that_was_claimed_in_its_first_line_only(files, 
 def test_the_same_shard_gives_the_same_bytes(files, tmp_path, demo):
     embed_shard(files, CPU)
     again = dataclasses.replace(
-        files, embeddings=tmp_path / "b.npy", receipt=tmp_path / "b.json", trace=tmp_path / "b.tsv"
+        files,
+        embeddings=tmp_path / "b.npy",
+        receipt=tmp_path / "b.json",
+        step_log=tmp_path / "b.tsv",
     )
     embed_shard(again, CPU)
     assert again.embeddings.read_bytes() == files.embeddings.read_bytes()
@@ -182,7 +185,7 @@ def test_larger_steps_run_planned_batches_side_by_side(tmp_path, demo):
     files = make_files(tmp_path, demo, random_proteins(60), token_budget=128)
     receipt = embed_shard(files, CPU)  # the budget was measured for 512
     assert receipt.tokens_per_step == 512
-    lines = files.trace.read_text().splitlines()[1:]
+    lines = files.step_log.read_text().splitlines()[1:]
     assert max(int(line.split("\t")[2]) for line in lines) > 128
     assert sum(int(line.split("\t")[1]) for line in lines) == 60
 
@@ -217,20 +220,20 @@ def test_shard_without_sequences_gives_an_empty_array(tmp_path, demo):
 def test_float8_says_how_close_it_is_to_float32(files, monkeypatch):
     exact = embed_shard(files, CPU)
     vectors = np.load(files.embeddings)[:, 0]
-    assert exact.closeness is None
-    assert read_json(files.receipt)["closeness"] is None
+    assert exact.agreement is None
+    assert read_json(files.receipt)["agreement"] is None
     float8 = torch.float8_e4m3fn, "as on a GPU that has it"
     monkeypatch.setattr(job_module, "select_dtype", lambda *_: float8)
     receipt = embed_shard(files, dataclasses.replace(CPU, dtype="float8"))
     coarse = np.load(files.embeddings)[:, 0]
-    closeness = receipt.closeness
+    agreement = receipt.agreement
     assert receipt == read_receipt(files.receipt)
-    assert (receipt.compute_dtype, closeness.sequences) == ("float8", 32)
+    assert (receipt.compute_dtype, agreement.sequences) == ("float8", 32)
     norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(coarse, axis=1)
     cosines = (vectors * coarse).sum(axis=1) / norms
-    assert 0.9 < cosines.min() <= closeness.pooled_cosine_min + 1e-6
-    assert closeness.pooled_cosine_min <= closeness.pooled_cosine_median < 1
-    assert closeness.neighbourhood.sequences == closeness.sequences
+    assert 0.9 < cosines.min() <= agreement.pooled_cosine_min + 1e-6
+    assert agreement.pooled_cosine_min <= agreement.pooled_cosine_median < 1
+    assert agreement.neighbourhood.sequences == agreement.sequences
 
 
 def test_residues_in_float8_are_refused_unless_they_are_accepted(files, monkeypatch):

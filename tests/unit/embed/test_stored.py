@@ -8,11 +8,11 @@ import pytest
 
 from tests.unit.embed import fast as fast_module
 from tests.unit.embed.builders import make_demo, make_shard, random_proteins
-from virnucpro.embed import pieces as pieces_module
+from virnucpro.embed import checkpoints as checkpoints_module
 from virnucpro.embed import shard as shard_module
+from virnucpro.embed.checkpoints import checkpoints_directory
 from virnucpro.embed.job import EmbedOptions
 from virnucpro.embed.known import fill_shard, look_up_shard
-from virnucpro.embed.pieces import pieces_directory
 from virnucpro.embed.shard import embed_shard
 from virnucpro.plan.plan import read_plan
 from virnucpro.sequences.shards import read_shard
@@ -171,7 +171,7 @@ def test_rows_of_a_shard_with_a_step_that_was_split_are_not_stored(fast, tmp_pat
 
 
 @pytest.mark.fault(1)
-def test_pieces_of_a_run_before_the_store_knew_more_give_way(fast, tmp_path, monkeypatch):
+def test_checkpoints_of_a_run_before_the_store_knew_more_give_way(fast, tmp_path, monkeypatch):
     """Its steps hold other items now: they are dropped, and the bytes are the same."""
     monkeypatch.setattr(fast_module.Engine, "splits", False)
     plain = fast_module.make_files(tmp_path / "plain")
@@ -187,12 +187,12 @@ def test_pieces_of_a_run_before_the_store_knew_more_give_way(fast, tmp_path, mon
             raise EndedError
 
     files, begun = fast_module.make_files(tmp_path / "shard"), fast.launched
-    monkeypatch.setattr(pieces_module, "_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints_module, "_SECONDS", 0.0)
     fast.before = staticmethod(end)
     with pytest.raises(EndedError):
         embed_shard(files, options)
     fast.before = staticmethod(lambda _: None)
-    assert list(pieces_directory(files.embeddings).iterdir())
+    assert list(checkpoints_directory(files.embeddings).iterdir())
     some = read_shard(files.shard).residues[::2]
     embed_shard(fast_module.make_files(tmp_path / "half", proteins=some), options)
     assert 100 < embed_shard(files, options).known <= 150

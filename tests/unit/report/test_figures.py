@@ -16,7 +16,7 @@ from virnucpro.report.figures import (
     packing_efficiency,
     throughput,
 )
-from virnucpro.report.traces import Trace
+from virnucpro.report.step_logs import StepLog
 
 SHARES = {
     "planned": 1.0,
@@ -34,10 +34,10 @@ LENGTHS = {
 }
 
 
-def trace(steps: int, memory: int = 5_000_000_000) -> Trace:
+def step_log(steps: int, memory: int = 5_000_000_000) -> StepLog:
     rng = np.random.default_rng(steps)
     seconds = rng.lognormal(-3, 0.1, steps)
-    return Trace(np.full(steps, 4096), seconds, np.full(steps, memory))
+    return StepLog(np.full(steps, 4096), seconds, np.full(steps, memory))
 
 
 def shard_shares(count: int) -> list[dict[str, float]]:
@@ -60,11 +60,11 @@ DRAWINGS = {
     "many_shards": lambda path: packing_by_shard(shard_shares(300), path),
     "no_duplicates": lambda path: copies({1: 266}, path),
     "duplicates": lambda path: copies({1: 9_000_000, 2: 400, 16: 5, 17: 1, 5000: 1}, path),
-    "steps": lambda path: throughput([trace(40), trace(1), trace(0)], path),
-    "one_step": lambda path: throughput([trace(1, memory=0)], path),
-    "no_step": lambda path: throughput([trace(0)], path),
-    "many_steps": lambda path: throughput([trace(3000), trace(2000)], path),
-    "many_shards_run": lambda path: throughput([trace(9)] * 300, path),
+    "steps": lambda path: throughput([step_log(40), step_log(1), step_log(0)], path),
+    "one_step": lambda path: throughput([step_log(1, memory=0)], path),
+    "no_step": lambda path: throughput([step_log(0)], path),
+    "many_steps": lambda path: throughput([step_log(3000), step_log(2000)], path),
+    "many_shards_run": lambda path: throughput([step_log(9)] * 300, path),
 }
 
 
@@ -126,7 +126,7 @@ def test_whole_and_cut_records_never_share_a_bar(tmp_path: Path, drawn: list[Fig
 
 
 def test_long_runs_stay_small_files(tmp_path: Path) -> None:
-    throughput([trace(100_000)], tmp_path / "x.svg")
+    throughput([step_log(100_000)], tmp_path / "x.svg")
     assert (tmp_path / "x.svg").stat().st_size < 300_000
 
 

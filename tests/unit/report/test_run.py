@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.unit.report.test_plans import keep_rates, plans
-from tests.unit.samples import TRACE, Sample, trace_line
+from tests.unit.samples import STEP_LOG, Sample, step_log_line
 from virnucpro.errors import DataError
 from virnucpro.report.content import RunReport
 from virnucpro.report.run import run_report
@@ -90,10 +90,10 @@ def test_all_but_the_measured_part_is_the_same_for_other_times(sample: Sample) -
     sample.merge()
     first = run(sample)
     figure = (sample.root / "report" / "length_distribution.svg").read_bytes()
-    trace = sample.embeddings_dir / "00000.trace.tsv"
-    lines = [line.split("\t")[:-1] for line in trace.read_text().splitlines()[1:]]
-    other = (trace_line(*cells[:3], cells[3].replace("0.", "7."), *cells[4:]) for cells in lines)
-    trace.write_text(TRACE + "".join(other))
+    step_log = sample.embeddings_dir / "00000.steps.tsv"
+    lines = [line.split("\t")[:-1] for line in step_log.read_text().splitlines()[1:]]
+    other = (step_log_line(*cells[:3], cells[3].replace("0.", "7."), *cells[4:]) for cells in lines)
+    step_log.write_text(STEP_LOG + "".join(other))
     second = run(sample)
     assert first.pop("measured") != second.pop("measured")
     assert first == second
@@ -108,17 +108,17 @@ def test_report_of_records_that_do_not_add_up_is_refused(sample: Sample) -> None
         run(sample)
 
 
-@pytest.mark.parametrize("content", ["step\titems\n", TRACE, None])
+@pytest.mark.parametrize("content", ["step\titems\n", STEP_LOG, None])
 @pytest.mark.fault(7, 8)
-def test_damaged_trace_is_refused(sample: Sample, content: str | None) -> None:
+def test_damaged_step_log_is_refused(sample: Sample, content: str | None) -> None:
     sample.merge()
-    trace = sample.embeddings_dir / "00002.trace.tsv"
-    whole = trace.read_text()
-    trace.write_text(content if content is not None else whole.replace("\t0.", "\t3."))
-    with pytest.raises(DataError, match=r"00002\.trace\.tsv: (has columns|is damaged)"):
+    step_log = sample.embeddings_dir / "00002.steps.tsv"
+    whole = step_log.read_text()
+    step_log.write_text(content if content is not None else whole.replace("\t0.", "\t3."))
+    with pytest.raises(DataError, match=r"00002\.steps\.tsv: (has columns|is damaged)"):
         run(sample)
-    trace.unlink()
-    with pytest.raises(DataError, match=r"1 missing: 00002\.trace\.tsv"):
+    step_log.unlink()
+    with pytest.raises(DataError, match=r"1 missing: 00002\.steps\.tsv"):
         run(sample)
 
 
@@ -140,27 +140,27 @@ def test_run_is_compared_with_the_estimate_for_its_device(sample: Sample) -> Non
     }
 
 
-def test_closeness_of_float8_is_the_least_of_all_shards(sample: Sample) -> None:
+def test_agreement_of_float8_is_the_least_of_all_shards(sample: Sample) -> None:
     sample.merge()
-    assert run(sample)["model"]["closeness"] is None
+    assert run(sample)["model"]["agreement"] is None
     for number, name in enumerate(sample.names):
         path = sample.embeddings_dir / f"{name}.json"
         among = {"centred_cosine_min": 0.998 - number * 1e-4, "centred_cosine_median": 0.9985}
         among |= {"sequences": 10 * (1 + number), "nearest_kept": 1 - number / 10}
         cosines = {"pooled_cosine_min": 0.9995 - number * 1e-4, "pooled_cosine_median": 0.9997}
         cosines |= {"residue_cosine_min": 0.9991, "residue_cosine_median": 0.9996 - number * 1e-4}
-        closeness = {"sequences": 16, **cosines, "neighbourhood": among if number else None}
-        found = json.loads(path.read_text()) | {"closeness": closeness}
+        agreement = {"sequences": 16, **cosines, "neighbourhood": among if number else None}
+        found = json.loads(path.read_text()) | {"agreement": agreement}
         path.write_text(json.dumps(found))
-    closeness = run(sample)["model"]["closeness"]
+    agreement = run(sample)["model"]["agreement"]
     last = len(sample.names) - 1
     assert last > 1
-    assert closeness["sequences"] == 16 * len(sample.names)
-    assert closeness["pooled_cosine_min"] == pytest.approx(0.9995 - last * 1e-4)
-    assert closeness["residue_cosine_median"] == pytest.approx(0.9996 - last / 2 * 1e-4)
+    assert agreement["sequences"] == 16 * len(sample.names)
+    assert agreement["pooled_cosine_min"] == pytest.approx(0.9995 - last * 1e-4)
+    assert agreement["residue_cosine_median"] == pytest.approx(0.9996 - last / 2 * 1e-4)
     sizes = {number: 10 * (1 + number) for number in range(1, last + 1)}
     kept = sum(size * (1 - number / 10) for number, size in sizes.items()) / sum(sizes.values())
-    assert closeness["neighbourhood"] == {
+    assert agreement["neighbourhood"] == {
         "sequences": sum(sizes.values()),
         "centred_cosine_min": pytest.approx(0.998 - last * 1e-4),
         "centred_cosine_median": 0.9985,

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from tests.unit.status.workdirs import NOW, PLANNED, Workdir, end_line, set_time
 from virnucpro.cli import cli
-from virnucpro.embed.pieces import Pieces, pieces_directory
-from virnucpro.embed.trace import StepRecord
+from virnucpro.embed.checkpoints import Checkpoints, checkpoints_directory
+from virnucpro.embed.step_log import StepRecord
 from virnucpro.errors import InputError
 from virnucpro.progress import Progress
 from virnucpro.status.logs import SILENT_SECONDS
@@ -96,13 +96,13 @@ def test_shard_under_way_gives_its_rate_and_tokens_by_its_log(workdir, caplog):
     assert status.unknown == ["1 job(s) under way have said no rate yet"]
 
 
-def test_pieces_of_a_killed_job_count_and_damaged_ones_do_not(workdir):
+def test_checkpoints_of_a_killed_job_count_and_damaged_ones_do_not(workdir):
     workdir.take_back("00001")
-    directory = pieces_directory(workdir.embeddings / "00001.npy")
-    pieces = Pieces(directory, {}, (1, 4), np.dtype("float32"))
+    directory = checkpoints_directory(workdir.embeddings / "00001.npy")
+    checkpoints = Checkpoints(directory, {}, (1, 4), np.dtype("float32"))
     for number in range(2):
         step = StepRecord(number, [number], 11, 0.1, 0, 0, 0, [], "", [])
-        with pieces.keep(SimpleNamespace(deleted=False), 64, 100) as take:
+        with checkpoints.keep(SimpleNamespace(deleted=False), 64, 100) as take:
             take(step, np.zeros((1, 1, 4), np.float32))
     lost = status_of(workdir).tokens - workdir.tokens("00001")
     assert status_of(workdir).tokens_done == lost + 22
@@ -136,7 +136,7 @@ DAMAGE = {
     "other JSON": lambda content: b"[1, {}]",
 }
 # What the status rests on, so that damage to it has to show.
-READ = {"manifest.json", "00000.json", "00000.trace.tsv", "demo-d.json", "samples.tsv"}
+READ = {"manifest.json", "00000.json", "00000.steps.tsv", "demo-d.json", "samples.tsv"}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -161,10 +161,10 @@ def test_damaged_files_are_named_among_what_is_not_known(workdir):
     for path in (workdir.embeddings / "00000.json", workdir.plans / "00001.json", workdir.budget):
         path.write_bytes(path.read_bytes()[:50])
     (workdir.embeddings / "00002.npy").unlink()
-    (workdir.embeddings / "00003.trace.tsv").write_text("nonsense\n")
+    (workdir.embeddings / "00003.steps.tsv").write_text("nonsense\n")
     status = status_of(workdir)
     said = "\n".join([*status.unknown, *status.samples[0].unknown])
-    for name in ("c/00000.json", "b/00001.json", "demo-d.json", "00002.npy", "00003.trace.tsv"):
+    for name in ("c/00000.json", "b/00001.json", "demo-d.json", "00002.npy", "00003.steps.tsv"):
         assert name in said
     assert status.shards == {"done": 2, "running": 0, "silent": 0, "failed": 0, "to do": 2}
 

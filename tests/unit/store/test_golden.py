@@ -78,7 +78,7 @@ def test_the_engine_gives_the_bytes_that_stores_hold_of_it(demo, case):
     )
     run(
         *(demo, "embed", *model, f"--plan={case}.parquet", f"--budget={case}.budget.json"),
-        *(f"--embeddings={case}.npy", f"--receipt={case}.receipt.json", f"--trace={case}.tsv"),
+        *(f"--embeddings={case}.npy", f"--receipt={case}.receipt.json", f"--step-log={case}.tsv"),
         *("--model-receipt=w.json", "--token-budget=512", str(shard)),
     )
     digest = hashlib.sha256()

@@ -5,7 +5,7 @@ import pytest
 from tests.unit.samples import Sample
 from virnucpro.embed.receipt import read_receipt
 from virnucpro.errors import DataError
-from virnucpro.merge.agreement import check_agreement
+from virnucpro.merge.execution import check_execution
 
 
 @pytest.mark.fault(9)
@@ -27,7 +27,7 @@ def test_shards_of_different_runs_are_refused_and_both_named(
     sample.change_receipt("00002", **{field: value})
     receipts = [read_receipt(sample.embeddings_dir / f"{name}.json") for name in sample.names]
     with pytest.raises(DataError, match=r"differs between shards: 00000 has .*, 00002 has "):
-        check_agreement(receipts)
+        check_execution(receipts)
 
 
 def test_other_device_or_tokens_per_step_is_only_reported(
@@ -36,7 +36,7 @@ def test_other_device_or_tokens_per_step_is_only_reported(
     sample.change_receipt("00003", device="NVIDIA H100", tokens_per_step=8192)
     receipts = [read_receipt(sample.embeddings_dir / f"{name}.json") for name in sample.names]
     with caplog.at_level(logging.WARNING):
-        execution = check_agreement(receipts)
+        execution = check_execution(receipts)
     assert execution.device == ["cpu", "NVIDIA H100"]
     assert execution.tokens_per_step == [64, 8192]
     assert execution.differing == ["device", "tokens_per_step"]

@@ -1,14 +1,14 @@
-"""Durable pieces of a shard that is being embedded, from which a killed job continues.
+"""Durable checkpoints of a shard that is being embedded, from which a killed job continues.
 
-A piece is a file with the values of some finished steps. Pieces lie in a hidden directory beside
+A checkpoint is a file with the values of some finished steps. It lies in a hidden directory beside
 the shard's outputs, where Snakemake, which deletes the declared outputs of a job that failed,
-leaves them alone. They are written by a thread of their own, so that the device never waits for a
-disk, and removed once the shard is complete.
+leaves it alone. Checkpoints are written by a thread of their own, so that the device never waits
+for a disk, and removed once the shard is complete.
 
-A piece is used again when its hash is right and it was made for the same request: the same plan,
-weights, dtypes, layers, device and versions. It also fixes T, the tokens of a step, for the rest of
-the shard: the batches, and so the bits, are then those of a run that was never disturbed, whatever
-limit this attempt was started with.
+A checkpoint is used again when its hash is right and it was made for the same request: the same
+plan, weights, dtypes, layers, device and versions. It also fixes T, the tokens of a step, for the
+rest of the shard: the batches, and so the bits, are then those of a run that was never disturbed,
+whatever limit this attempt was started with.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from virnucpro.embed.trace import StepRecord
+from virnucpro.embed.step_log import StepRecord
 from virnucpro.errors import DataError
 from virnucpro.files import remove, write_bytes
 from virnucpro.formats import parse
 
-if TYPE_CHECKING:  # it imports torch, which `tokens_in_pieces` does without
+if TYPE_CHECKING:  # it imports torch, which `tokens_in_checkpoints` does without
     from virnucpro.embed.output import ShardOutput
 
-__all__ = ["Pieces", "pieces_directory", "tokens_in_pieces"]
+__all__ = ["Checkpoints", "checkpoints_directory", "tokens_in_checkpoints"]
 
 logger = logging.getLogger(__name__)
 
 _SHARE = 0.01  # of the shard's tokens: what a kill may cost, with the step or two under way
-_SECONDS = 1.0  # between two pieces at least; a shard of seconds needs none
+_SECONDS = 1.0  # between two checkpoints at least; a shard of seconds needs none
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """A piece that was read and verified.
+class _Checkpoint:
+    """A checkpoint that was read and verified.
 
     Attributes:
         path: its file.
@@ -59,22 +59,22 @@ class _Piece:
     values: np.ndarray
 
 
-def pieces_directory(embeddings: Path) -> Path:
-    """Return the directory of the pieces of a shard, beside its array."""
-    return embeddings.with_name(f".{embeddings.stem}.pieces")
+def checkpoints_directory(embeddings: Path) -> Path:
+    """Return the directory of the checkpoints of a shard, beside its array."""
+    return embeddings.with_name(f".{embeddings.stem}.checkpoints")
 
 
-def tokens_in_pieces(directory: Path) -> int:
-    """Count the tokens of the steps that the pieces of a shard say they hold.
+def tokens_in_checkpoints(directory: Path) -> int:
+    """Count the tokens of the steps that the checkpoints of a shard say they hold.
 
-    Only the beginning of each piece is read, and its hash not checked, for a job may be writing and
-    removing pieces meanwhile; one that cannot be read counts nothing.
+    Only the beginning of each is read, and its hash not checked, for a job may be writing and
+    removing checkpoints meanwhile; one that cannot be read counts nothing.
 
     Args:
-        directory: of the pieces; there are none where it is missing.
+        directory: of the checkpoints; there are none where it is missing.
     """
     tokens: dict[int, int] = {}
-    for path in sorted(directory.glob("*.piece")):
+    for path in sorted(directory.glob("*.checkpoint")):
         try:
             with path.open("rb") as handle:
                 handle.readline()
@@ -85,8 +85,8 @@ def tokens_in_pieces(directory: Path) -> int:
     return sum(tokens.values())
 
 
-class Pieces:
-    """The pieces of one shard.
+class Checkpoints:
+    """The checkpoints of one shard.
 
     Args:
         directory: where they are, or will be.
@@ -95,7 +95,7 @@ class Pieces:
         dtype: of the values, `ShardOutput.value_dtype`.
 
     Attributes:
-        tokens_per_step: T of the pieces that were found; None where there are none.
+        tokens_per_step: T of the checkpoints that were found; None where there are none.
     """
 
     def __init__(
@@ -123,23 +123,25 @@ class Pieces:
             The numbers of the steps that remain to be computed, in order.
         """
         done: set[int] = set()
-        for piece in self._read_all():
-            fits = piece.tokens_per_step == tokens and all(
+        for checkpoint in self._read_all():
+            fits = checkpoint.tokens_per_step == tokens and all(
                 step.number < len(steps)
                 and step.number not in done
                 and np.array_equal(steps[step.number], step.items)
-                for step in piece.steps
+                for step in checkpoint.steps
             )
             if not fits:
-                self._drop(piece.path, "its steps are not this shard's")
+                self._drop(checkpoint.path, "its steps are not this shard's")
                 continue
-            ends = np.cumsum([len(step.items) for step in piece.steps])[:-1]
-            for step, values in zip(piece.steps, np.split(piece.values, ends), strict=True):
+            ends = np.cumsum([len(step.items) for step in checkpoint.steps])[:-1]
+            for step, values in zip(
+                checkpoint.steps, np.split(checkpoint.values, ends), strict=True
+            ):
                 output.take(step, values)
                 done.add(step.number)
         if done:
             logger.info(
-                "continuing at %d tokens a step: %d of %d steps are in pieces of an earlier run",
+                "continuing at %d tokens a step; in checkpoints of an earlier run: %d of %d steps",
                 *(tokens, len(done), len(steps)),
             )
         return [number for number in range(len(steps)) if number not in done]
@@ -150,7 +152,7 @@ class Pieces:
     ) -> Iterator[Callable[[StepRecord, np.ndarray], None]]:
         """Return a function that takes what `ShardOutput.store` gives of each step.
 
-        A piece is written now and then.
+        A checkpoint is written now and then.
 
         However the block ends, by an error or a signal too, what is done is written.
 
@@ -163,7 +165,7 @@ class Pieces:
             DataError: the folder of the outputs was deleted meanwhile.
         """
         pending: list[tuple[StepRecord, np.ndarray]] = []
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="pieces") as writer:
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints") as writer:
 
             def cut() -> Future[None]:
                 steps = pending.copy()
@@ -180,7 +182,7 @@ class Pieces:
                     return
                 if output.deleted:
                     raise DataError("the folder was deleted meanwhile", path=self._directory.parent)
-                if writing.done():  # a slow disk gets fewer and larger pieces
+                if writing.done():  # a slow disk gets fewer and larger checkpoints
                     writing.result()
                     writing, last = cut(), time.monotonic()
 
@@ -191,7 +193,7 @@ class Pieces:
                     cut().result()
 
     def _write(self, done: list[tuple[StepRecord, np.ndarray]], tokens_per_step: int) -> None:
-        """Write a piece. The run goes on without it where that fails: its own output is whole."""
+        """Write a checkpoint. Where that fails, the run goes on: its own output is whole."""
         steps = [step for step, _ in done]
         header = {
             "request": self._request,
@@ -200,24 +202,24 @@ class Pieces:
         }
         body = b"".join(values.tobytes() for _, values in done)
         body = json.dumps(header).encode() + b"\n" + body
-        name = f"{steps[0].number:08d}-{steps[-1].number:08d}.piece"
+        name = f"{steps[0].number:08d}-{steps[-1].number:08d}.checkpoint"
         try:
             write_bytes(
                 self._directory / name, hashlib.sha256(body).hexdigest().encode() + b"\n" + body
             )
         except OSError as error:
-            logger.warning("a piece is not kept, a kill would cost its steps: %s", error)
+            logger.warning("a checkpoint is not kept, a kill would cost its steps: %s", error)
 
-    def _read_all(self) -> Iterator[_Piece]:
-        """Read the pieces one by one; those that cannot be used are removed."""
-        for path in sorted(self._directory.glob("*.piece")):
+    def _read_all(self) -> Iterator[_Checkpoint]:
+        """Read the checkpoints one by one; those that cannot be used are removed."""
+        for path in sorted(self._directory.glob("*.checkpoint")):
             try:
                 yield self._read(path)
             except (OSError, ValueError, TypeError, KeyError, DataError) as error:
                 self._drop(path, str(error))
 
-    def _read(self, path: Path) -> _Piece:
-        """Read a piece and verify it; every way in which it is not usable is an exception."""
+    def _read(self, path: Path) -> _Checkpoint:
+        """Read a checkpoint and verify it; every way in which it is not usable is an exception."""
         digest, _, body = path.read_bytes().partition(b"\n")
         if hashlib.sha256(body).hexdigest().encode() != digest:
             raise ValueError("it is damaged: its sha256 is another")
@@ -234,7 +236,7 @@ class Pieces:
         array = np.frombuffer(values, self._dtype).reshape(-1, *self._shape)
         if len(array) != sum(len(step.items) for step in steps):
             raise ValueError("it has other items than it says")
-        return _Piece(path, int(header["tokens_per_step"]), steps, array)
+        return _Checkpoint(path, int(header["tokens_per_step"]), steps, array)
 
     def _drop(self, path: Path, why: str) -> None:
         logger.warning("%s is not used, its steps are computed again: %s", path, why)

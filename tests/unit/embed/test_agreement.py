@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from tests.unit.embed.builders import collate, random_sequences, random_state
-from virnucpro.embed.closeness import closeness_to_float32
+from virnucpro.embed.agreement import agreement_with_float32
 from virnucpro.embed.exact import ExactModel
-from virnucpro.embed.receipt import Closeness, Neighbourhood
+from virnucpro.embed.receipt import Float32Agreement, Neighbourhood
 from virnucpro.model.config import ModelConfig
 from virnucpro.model.loading import build_model
 
@@ -21,19 +21,21 @@ def exact():
 
 def compare(model, exact, sequences):
     batches = [collate(sequences[:3]), collate(sequences[3:])]
-    return closeness_to_float32(model, ExactModel(lambda _: exact, CPU), batches, [1, 2])
+    return agreement_with_float32(model, ExactModel(lambda _: exact, CPU), batches, [1, 2])
 
 
 def test_a_model_is_as_close_as_can_be_to_itself(exact):
     among = Neighbourhood(5, 1.0, 1.0, 1.0)
-    assert compare(exact, exact, random_sequences(5)) == Closeness(5, 1.0, 1.0, 1.0, 1.0, among)
+    assert compare(exact, exact, random_sequences(5)) == Float32Agreement(
+        5, 1.0, 1.0, 1.0, 1.0, among
+    )
 
 
 def test_two_sequences_have_no_neighbourhood(exact):
-    found = closeness_to_float32(
+    found = agreement_with_float32(
         exact, ExactModel(lambda _: exact, CPU), [collate(random_sequences(2))], [1]
     )
-    assert found == Closeness(2, 1.0, 1.0, 1.0, 1.0, None)
+    assert found == Float32Agreement(2, 1.0, 1.0, 1.0, 1.0, None)
 
 
 def test_coarse_numbers_show(exact):
@@ -80,7 +82,7 @@ def test_figures_of_a_neighbourhood_are_those_of_plain_loops():
     ours = exact + 0.3 * torch.randn(9, 6, generator=generator)
     batch = collate([torch.tensor([0, 5, 2])] * 9)
     mine, theirs = (Shown(*x.tolist()) for x in (ours, exact))
-    found = closeness_to_float32(mine, ExactModel(lambda _: theirs, CPU), [batch], [1])
+    found = agreement_with_float32(mine, ExactModel(lambda _: theirs, CPU), [batch], [1])
     cosine = torch.nn.CosineSimilarity(dim=0)
     mean = exact.mean(0)
     centred = [float(cosine(a - mean, b - mean)) for a, b in zip(ours, exact, strict=True)]
@@ -105,7 +107,7 @@ def test_without_memory_for_float32_there_is_no_figure_and_no_error(exact, caplo
     def load(_device):
         raise MemoryError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory")
 
-    assert closeness_to_float32(exact, ExactModel(load, CPU), [], [1]) is None
+    assert agreement_with_float32(exact, ExactModel(load, CPU), [], [1]) is None
     assert "no memory for float32 on cpu, going on without it" in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""A job that is killed in the middle of a shard continues from its pieces, to the same bytes."""
+"""A job that is killed in the middle of a shard comes to the same bytes from its checkpoints."""
 
 import csv
 import dataclasses
@@ -13,8 +13,8 @@ import pytest
 from tests.unit.embed.fast import CPU, DIM, bytes_of, fast, make_files
 from virnucpro import cli
 from virnucpro import files as files_module
-from virnucpro.embed import pieces as pieces_module
-from virnucpro.embed.pieces import pieces_directory
+from virnucpro.embed import checkpoints as checkpoints_module
+from virnucpro.embed.checkpoints import checkpoints_directory
 from virnucpro.embed.receipt import read_receipt
 from virnucpro.embed.shard import embed_shard
 from virnucpro.errors import DataError
@@ -27,7 +27,7 @@ STEPS = 90  # at least, of the shard below
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    monkeypatch.setattr(pieces_module, "_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints_module, "_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def undisturbed(files, tmp_path, fast):
         files,
         embeddings=tmp_path / "calm" / "00000.npy",
         receipt=tmp_path / "calm" / "00000.json",
-        trace=tmp_path / "calm" / "00000.trace.tsv",
+        step_log=tmp_path / "calm" / "00000.steps.tsv",
     )
     embed_shard(calm, CPU)
     assert fast.launched > STEPS
@@ -63,31 +63,31 @@ def stop_at(number):
 
 
 def stop_run(files, fast, number, options=CPU):
-    """Run until a step is launched; gives how many pieces are left."""
+    """Run until a step is launched; gives how many checkpoints are left."""
     fast.before = stop_at(number)
     with pytest.raises(StopError):
         embed_shard(files, options)
     fast.before = staticmethod(lambda _number: None)
     fast.launched = 0
-    return sorted(pieces_directory(files.embeddings).glob("*"))
+    return sorted(checkpoints_directory(files.embeddings).glob("*"))
 
 
-def read_trace(files):
-    with files.trace.open(newline="") as handle:
+def read_step_log(files):
+    with files.step_log.open(newline="") as handle:
         return list(csv.DictReader(handle, delimiter="\t"))
 
 
 def assert_same(files, undisturbed):
     assert bytes_of(files) == bytes_of(undisturbed)
-    trace, calm = read_trace(files), read_trace(undisturbed)
+    step_log, calm = read_step_log(files), read_step_log(undisturbed)
     untimed = ("step", "items", "tokens", "note")
-    assert [[line[name] for name in untimed] for line in trace] == [
+    assert [[line[name] for name in untimed] for line in step_log] == [
         [line[name] for name in untimed] for line in calm
     ]
     assert sorted(os.listdir(files.receipt.parent)) == [
         "00000.json",
         "00000.npy",
-        "00000.trace.tsv",
+        "00000.steps.tsv",
     ]
 
 
@@ -136,7 +136,7 @@ def test_windows_and_scores_continue_too(tmp_path, fast, number, dtype):
 
 @pytest.mark.fault(14)
 def test_a_run_that_keeps_residues_starts_anew(tmp_path, fast):
-    """Its pieces would be a copy of all of them: small shards take their place."""
+    """Its checkpoints would be a copy of all of them: small shards take their place."""
     files, wanted = make_files(tmp_path / "shard"), dataclasses.replace(CPU, pooling="none")
     assert stop_run(files, fast, 50, wanted) == []
     receipt = embed_shard(files, wanted)
@@ -173,7 +173,7 @@ def steps_computed_twice(files, fast, share):
     files_module._sweep.cache_clear()  # the test's process has seen this folder, a new one has not
     fast.seconds = 0.0
     embed_shard(files, CPU)
-    # neither the killed run's temporary array nor its pieces are left
+    # neither the killed run's temporary array nor its checkpoints are left
     assert len(os.listdir(files.receipt.parent)) == 3
     return kill_at + fast.launched - total, total
 
@@ -181,7 +181,7 @@ def steps_computed_twice(files, fast, share):
 @pytest.mark.fault(1)
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
 def test_kill_costs_at_most_two_percent_of_the_shard(tmp_path, fast, share, monkeypatch):
-    monkeypatch.setattr(pieces_module, "ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr(checkpoints_module, "ThreadPoolExecutor", AtOnce)
     files = make_files(tmp_path / "shard", count=1000)
     twice, total = steps_computed_twice(files, fast, share)
     assert 0 <= twice <= 0.02 * total, f"{twice} of {total} steps were computed twice"
@@ -194,7 +194,7 @@ def test_kill_costs_at_most_two_percent_with_the_thread_and_its_pauses(
     tmp_path, fast, share, monkeypatch
 ):
     """A shard of 100 s, as long as a shard of 650M takes on a GPU at the least."""
-    monkeypatch.setattr(pieces_module, "_SECONDS", 1.0)
+    monkeypatch.setattr(checkpoints_module, "_SECONDS", 1.0)
     files = make_files(tmp_path / "shard", count=3000)
     fast.seconds = 100 / read_json(files.plan.with_suffix(".json"))["batches"]
     twice, total = steps_computed_twice(files, fast, share)
@@ -220,7 +220,7 @@ def test_sigterm_ends_within_a_step_with_143_and_loses_nothing(files, undisturbe
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
-    assert os.listdir(files.receipt.parent) == [".00000.pieces"]
+    assert os.listdir(files.receipt.parent) == [".00000.checkpoints"]
     embed_shard(files, CPU)
     # the step under way and the one that was about to start
     assert fast.launched == read_receipt(files.receipt).steps - 49
@@ -229,22 +229,22 @@ def test_sigterm_ends_within_a_step_with_143_and_loses_nothing(files, undisturbe
 
 @pytest.mark.fault(7, 8)
 @pytest.mark.parametrize("seed", range(6))
-def test_damaged_piece_is_named_and_only_its_steps_are_computed_again(
+def test_damaged_checkpoint_is_named_and_only_its_steps_are_computed_again(
     files, undisturbed, fast, seed, caplog
 ):
     found = stop_run(files, fast, STEPS)
     rng = random.Random(seed)
-    piece = rng.choice(found)
-    content = bytearray(piece.read_bytes())
+    checkpoint = rng.choice(found)
+    content = bytearray(checkpoint.read_bytes())
     place = rng.randrange(len(content))
     if seed % 2:
         content[place] ^= 1 << rng.randrange(8)
     else:
         del content[place:]
-    piece.write_bytes(content)
-    steps = 1 + int(piece.stem[9:]) - int(piece.stem[:8])
+    checkpoint.write_bytes(content)
+    steps = 1 + int(checkpoint.stem[9:]) - int(checkpoint.stem[:8])
     embed_shard(files, CPU)
-    assert str(piece) in caplog.text
+    assert str(checkpoint) in caplog.text
     assert fast.launched == read_receipt(files.receipt).steps - (STEPS - 1) + steps
     assert_same(files, undisturbed)
 
@@ -258,7 +258,7 @@ def test_damaged_piece_is_named_and_only_its_steps_are_computed_again(
         ({"dtype": "bfloat16"}, "compute_dtype"),
     ],
 )
-def test_pieces_of_another_request_are_not_used(files, fast, change, named, caplog):
+def test_checkpoints_of_another_request_are_not_used(files, fast, change, named, caplog):
     stop_run(files, fast, STEPS)
     receipt = embed_shard(files, dataclasses.replace(CPU, **change))
     assert f"made with another {named}" in caplog.text
@@ -266,7 +266,7 @@ def test_pieces_of_another_request_are_not_used(files, fast, change, named, capl
 
 
 @pytest.mark.fault(9)
-def test_pieces_of_another_plan_are_not_used(files, fast, caplog):
+def test_checkpoints_of_another_plan_are_not_used(files, fast, caplog):
     stop_run(files, fast, STEPS)
     make_files(files.shard.parent, count=280)
     receipt = embed_shard(files, CPU)
@@ -275,15 +275,15 @@ def test_pieces_of_another_plan_are_not_used(files, fast, caplog):
 
 
 @pytest.mark.fault(9)
-def test_piece_with_the_rows_of_other_steps_is_not_used(files, undisturbed, fast, monkeypatch):
+def test_checkpoint_with_the_rows_of_other_steps_is_not_used(files, undisturbed, fast, monkeypatch):
     """As one would be that another version of the packing code had written."""
-    honest = pieces_module.asdict
+    honest = checkpoints_module.asdict
 
     def shifted(step):
         return honest(step) | {"number": step.number + 1}
 
     with monkeypatch.context() as patch:
-        patch.setattr(pieces_module, "asdict", shifted)
+        patch.setattr(checkpoints_module, "asdict", shifted)
         stop_run(files, fast, STEPS)
     embed_shard(files, CPU)
     assert fast.launched == read_receipt(files.receipt).steps
@@ -291,7 +291,7 @@ def test_piece_with_the_rows_of_other_steps_is_not_used(files, undisturbed, fast
 
 
 @pytest.mark.fault(14)
-def test_lower_limit_of_a_retry_does_not_cost_the_pieces(files, undisturbed, fast, caplog):
+def test_lower_limit_of_a_retry_does_not_cost_the_checkpoints(files, undisturbed, fast, caplog):
     """Snakemake halves the token budget at each retry, whatever ended the attempt before."""
     stop_run(files, fast, STEPS)
     receipt = embed_shard(files, dataclasses.replace(CPU, token_budget=130))
@@ -308,15 +308,15 @@ def test_run_may_be_ended_again_and_again(files, undisturbed, fast):
 
 
 @pytest.mark.fault(5)
-def test_pieces_that_cannot_be_written_cost_the_run_nothing(
+def test_checkpoints_that_cannot_be_written_cost_the_run_nothing(
     files, undisturbed, fast, monkeypatch, caplog
 ):
     def full(*_arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pieces_module, "write_bytes", full)
+    monkeypatch.setattr(checkpoints_module, "write_bytes", full)
     embed_shard(files, CPU)
-    assert "a piece is not kept" in caplog.text
+    assert "a checkpoint is not kept" in caplog.text
     assert bytes_of(files) == bytes_of(undisturbed)
 
 
@@ -338,7 +338,7 @@ def test_first_of_two_jobs_of_one_shard_stays(
     files, undisturbed, fast, budget, caplog, monkeypatch
 ):
     """A requeued job ends while the old one still computes; the old one ends later."""
-    monkeypatch.setattr(pieces_module, "_SECONDS", 3600.0)  # the two see nothing of each other
+    monkeypatch.setattr(checkpoints_module, "_SECONDS", 3600.0)  # the two see nothing of each other
     bytes_then = []
 
     def before(launched):
@@ -357,7 +357,7 @@ def test_first_of_two_jobs_of_one_shard_stays(
     assert len(os.listdir(files.receipt.parent)) == 3
 
 
-def test_rows_of_a_piece_have_the_shape_of_the_array(files, fast):
+def test_rows_of_a_checkpoint_have_the_shape_of_the_array(files, fast):
     found = stop_run(files, fast, STEPS)
     with found[0].open("rb") as handle:
         assert len(handle.readline()) == 65

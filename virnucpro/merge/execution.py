@@ -10,7 +10,7 @@ from typing import Any
 from virnucpro.embed.receipt import ShardReceipt
 from virnucpro.errors import DataError
 
-__all__ = ["Execution", "check_agreement"]
+__all__ = ["Execution", "check_execution"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Execution:
         return [field for field, values in vars(self).items() if len(values) > 1]
 
 
-def check_agreement(receipts: Sequence[ShardReceipt]) -> Execution:
+def check_execution(receipts: Sequence[ShardReceipt]) -> Execution:
     """Check that all shards were computed in the same way.
 
     Weights, layers, pooling, dtypes and dimension must be the same. Device, backend, tokens per

@@ -13,13 +13,13 @@ from virnucpro.errors import DataError
 from virnucpro.merge.records import RecordKeys
 from virnucpro.plan.plan import Plan
 
-__all__ = ["Places", "place_shard"]
+__all__ = ["RowIndex", "index_shard"]
 
 _AGAIN = "remove the sample's shards and plans and run again"
 
 
 @dataclass(frozen=True)
-class Places:
+class RowIndex:
     """Where each record's embedding is, and what was computed for it, in input order."""
 
     shard: npt.NDArray[np.int32]  # [records] shard numbers
@@ -34,7 +34,7 @@ class Places:
     close: npt.NDArray[np.bool_]  # [records] whether the row is of a close request, from a store
 
     @classmethod
-    def empty(cls, shards: npt.NDArray[np.int32]) -> Places:
+    def empty(cls, shards: npt.NDArray[np.int32]) -> RowIndex:
         """Make room for the records of these shards; memory is taken as it is filled."""
         n = len(shards)
         return cls(
@@ -58,17 +58,17 @@ class _Sequences(NamedTuple):
     truncated: npt.NDArray[np.bool_]
 
 
-def place_shard(
+def index_shard(
     name: str,
     plan: Plan,
     quarantined: Collection[int],
     records: RecordKeys,
     chosen: npt.NDArray[np.int64],
-    places: Places,
+    index: RowIndex,
     first_residue: int | None = None,
     close: Collection[int] = (),
 ) -> int | None:
-    """Find the rows of a shard's records by their keys, and fill in their `places`.
+    """Find the rows of a shard's records by their keys, and fill in their `index`.
 
     Args:
         name: the shard's name, for messages.
@@ -76,7 +76,7 @@ def place_shard(
         quarantined: rows of the shard without an embedding.
         records: all records.
         chosen: numbers of the shard's records.
-        places: filled in at `chosen`.
+        index: filled in at `chosen`.
         first_residue: how many residues the shards before have; None where residues were not kept.
         close: rows of the shard that are of a close request.
 
@@ -89,18 +89,18 @@ def place_shard(
     sequences = _by_row(name, plan)
     row = _find_rows(name, sequences.keys, records.keys[chosen])
     _check_lengths(name, sequences, row, records.lengths, chosen)
-    places.row[chosen] = row
-    places.tokens[chosen] = sequences.tokens[row]
-    places.windows[chosen] = np.bincount(plan.row)[row]
-    places.truncated[chosen] = sequences.truncated[row]
-    places.quarantined[chosen] = np.isin(row, np.fromiter(quarantined, dtype=np.int64))
-    places.close[chosen] = np.isin(row, np.fromiter(close, dtype=np.int64))
+    index.row[chosen] = row
+    index.tokens[chosen] = sequences.tokens[row]
+    index.windows[chosen] = np.bincount(plan.row)[row]
+    index.truncated[chosen] = sequences.truncated[row]
+    index.quarantined[chosen] = np.isin(row, np.fromiter(quarantined, dtype=np.int64))
+    index.close[chosen] = np.isin(row, np.fromiter(close, dtype=np.int64))
     if first_residue is None:
         return None
     kept = np.diff(plan.residue_offsets)
     kept[list(quarantined)] = 0
     residue_ends = first_residue + np.cumsum(kept)
-    places.residues[chosen] = np.stack([residue_ends - kept, residue_ends], axis=1)[row]
+    index.residues[chosen] = np.stack([residue_ends - kept, residue_ends], axis=1)[row]
     return int(residue_ends[-1]) if len(kept) else first_residue
 
 
@@ -125,18 +125,18 @@ def _by_row(name: str, plan: Plan) -> _Sequences:
 
 
 def _find_rows(
-    name: str, keys: npt.NDArray[np.bytes_], wanted: npt.NDArray[np.bytes_]
+    name: str, keys: npt.NDArray[np.bytes_], of_records: npt.NDArray[np.bytes_]
 ) -> npt.NDArray[np.int64]:
-    """Return the row of each wanted key; each key must be wanted, and each wanted one found."""
-    row = np.searchsorted(keys, wanted)
+    """Return the row of each record's key; each key must be that of a record, and no other."""
+    row = np.searchsorted(keys, of_records)
     found = row < len(keys)
-    found[found] = keys[row[found]] == wanted[found]
+    found[found] = keys[row[found]] == of_records[found]
     unused = np.ones(len(keys), np.bool_)
     unused[row[found]] = False
     if not found.all() or unused.any():
         raise DataError(
             f"shard {name}: records and plan do not hold the same sequences: "
-            f"{np.count_nonzero(~found)} records are not in the plan{_hex(wanted[~found])}, "
+            f"{np.count_nonzero(~found)} records are not in the plan{_hex(of_records[~found])}, "
             f"{np.count_nonzero(unused)} sequences of the plan are in no record"
             f"{_hex(keys[unused])}",
             hint=_AGAIN,

@@ -1,4 +1,4 @@
-"""The trace of a shard: what is known of each step, a line each."""
+"""The step log of a shard: what is known of each step, a line each."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from virnucpro.embed.receipt import Quarantined
-from virnucpro.formats import TRACE_COLUMNS, trace_checksum
+from virnucpro.formats import STEP_LOG_COLUMNS, step_log_checksum
 
-__all__ = ["StepRecord", "trace_bytes"]
+__all__ = ["StepRecord", "step_log_bytes"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class StepRecord:
     likelihood: list[float]  # [B] means of logarithms, where they were asked for; else empty
 
     def line(self) -> str:
-        """Return the step's line in the trace; its last cell is a checksum of the others.
+        """Return the step's line in the step log; its last cell is a checksum of the others.
 
         Times differ from run to run, so the receipt, which does not, cannot hold a hash of them.
         """
@@ -38,10 +38,10 @@ class StepRecord:
         seconds, memory = f"{self.seconds:.4f}", self.peak_memory_bytes
         cells = (self.number, len(self.items), self.tokens, seconds, memory, ", ".join(notes))
         line = "\t".join(map(str, cells))
-        return f"{line}\t{trace_checksum(line)}"
+        return f"{line}\t{step_log_checksum(line)}"
 
 
-def trace_bytes(steps: Iterable[StepRecord]) -> bytes:
+def step_log_bytes(steps: Iterable[StepRecord]) -> bytes:
     """Return one line a step, tab-separated, below a header."""
-    lines = ["\t".join(TRACE_COLUMNS), *(step.line() for step in steps)]
+    lines = ["\t".join(STEP_LOG_COLUMNS), *(step.line() for step in steps)]
     return "".join(f"{line}\n" for line in lines).encode()

@@ -1,4 +1,4 @@
-"""How close a model in a coarse number format is to float32, on the user's own sequences."""
+"""How well a model in a coarse number format agrees with float32, on the user's own sequences."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from virnucpro.embed.batch import PackedBatch
 from virnucpro.embed.exact import ExactModel, is_out_of_memory
-from virnucpro.embed.receipt import Closeness, Neighbourhood
+from virnucpro.embed.receipt import Float32Agreement, Neighbourhood
 from virnucpro.model.esm2 import PackedESM2
 from virnucpro.model.kernels import reference
 
-__all__ = ["SAMPLE", "closeness_to_float32"]
+__all__ = ["SAMPLE", "agreement_with_float32"]
 
 SAMPLE = 32
 """Sequences that are compared, spread evenly over a shard's plan."""
@@ -23,12 +23,12 @@ _FEWEST = 3  # sequences that can change places: each of two is the nearest one 
 
 
 @torch.inference_mode()
-def closeness_to_float32(
+def agreement_with_float32(
     model: PackedESM2,
     exact_model: ExactModel,
     batches: Sequence[PackedBatch],
     layers: Sequence[int],
-) -> Closeness | None:
+) -> Float32Agreement | None:
     """Compare representations with those of the same weights in float32.
 
     Args:
@@ -55,7 +55,7 @@ def closeness_to_float32(
         return None
     pooled, residues = (torch.cat(parts, dim=1) for parts in zip(*ours, strict=True))
     exact_pooled, exact_residues = (torch.cat(parts, dim=1) for parts in zip(*theirs, strict=True))
-    return Closeness(
+    return Float32Agreement(
         pooled.shape[1],
         *_least_and_median(pooled, exact_pooled),
         *_least_and_median(residues, exact_residues),
