@@ -18,14 +18,6 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture(autouse=True)
-def logging_as_before():
-    package = logging.getLogger("virnucpro")
-    before = package.handlers[:], package.level, package.propagate
-    yield
-    package.handlers[:], package.level, package.propagate = before
-
-
 def configured(monkeypatch, stream, verbosity=0):
     monkeypatch.setattr("sys.stderr", stream)
     log.configure(verbosity)

@@ -16,14 +16,6 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture(autouse=True)
-def logging_as_before():
-    logger = logging.getLogger("virnucpro")
-    before = logger.handlers[:], logger.level, logger.propagate
-    yield
-    logger.handlers[:], logger.level, logger.propagate = before
-
-
 def test_a_line_comes_when_the_interval_has_passed_and_at_the_end(caplog):
     times = iter([0.0, 4.0, 9.0, 12.0, 13.0, 20.0])
     progress = Progress(1000, interval=10, clock=lambda: next(times))
