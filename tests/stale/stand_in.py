@@ -183,7 +183,7 @@ def embed(job: Job) -> None:
     )
     _, sample, *_, shard = Path(job["embeddings"]).parts  # two samples may have equal shards
     note("embeds", job, f"{sample} {shard} {made}")
-    files = {job["embeddings"]: made, job["step_log"]: made}
+    files = {job["embeddings"]: made, job["step-log"]: made}
     for name in ("residues", "pseudo_perplexity"):
         asked = job["pooling"] == "none" if name == "residues" else job["pseudo-perplexity"]
         if asked not in (False, "none"):
