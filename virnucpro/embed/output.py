@@ -251,9 +251,8 @@ class ShardOutput:
         self._embeddings[rows] = values
         if self._perplexity is not None:
             scores = np.exp(-likelihood.astype(np.float64))
-            scores[np.isnan(scores)] = (
-                np.nan
-            )  # the one NaN: those of a checkpoint have lost their sign
+            # The one NaN: those of a checkpoint have lost their sign.
+            scores[np.isnan(scores)] = np.nan
             self._perplexity[rows] = scores
 
     def _combine_windows(self, row: int, windows: list[tuple[int, np.ndarray, float]]) -> None:

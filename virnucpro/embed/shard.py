@@ -156,11 +156,8 @@ def _run_steps(
     waiting = sum(int(plan.tokens[step].sum()) for step in sampler.batches)
     progress = Progress(total, what=f"shard {job.request.shard}:", done=total - waiting)
     results = engine.stream(map(PackedBatch.from_collated, loader))
-    with (
-        checkpoints.keep(output, tokens, total)
-        if checkpoints
-        else nullcontext(_keep_nothing) as keep
-    ):
+    keeping = checkpoints.keep(output, tokens, total) if checkpoints else nullcontext(_keep_nothing)
+    with keeping as keep:
         for number, (batch, result) in zip(left, results, strict=True):
             seconds = progress.step(len(batch.tokens))
             keep(*output.store(number, result, steps[number], batch, seconds))
